@@ -1,0 +1,301 @@
+"""Patch task vectors across modalities and models (Luo et al. 2025): does a task read from text work on an image?"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from experiments import common
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+    from rich.console import Console
+    from rich.table import Table
+
+    from interp.models.base import Model
+    from interp.protocol.plan import Plan
+    from interp.protocol.settings import Settings
+    from interp.protocol.work import Work
+    from interp.runs import Run
+
+MODULE = "experiments.cross_modal_patch"
+QUICK: dict[str, Any] = {"seeds": (0,), "contexts": 6, "selection_items": 10, "test_items": 12}
+FULL: dict[str, Any] = {"seeds": (0, 1, 2), "contexts": 24, "selection_items": None, "test_items": None}
+
+
+def _arg(metavar: str, default: str) -> Any:
+    """An option whose default depends on others: help shows what it is in words."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Patch task vectors across modalities and models, with matched budgets and controls.
+
+    A task vector is the residual stream at the delimiter after `shots` demonstrations and a dummy query (or at the end
+    of an instruction). It replaces the residual stream at the end of a bare image or text query, at one layer, and the
+    model goes on from there. Prompting with the same demonstrations, random, wrong-task and shuffled-label vectors,
+    and the majority answer stand beside it. The layer is chosen on items that are never scored.
+
+    Without options: the bundled pair, six tasks, a subset of items and one seed, about five minutes on two cores.
+
+    Example: python -m experiments.cross_modal_patch --tasks country-capital food-color --query image
+    """
+
+    model: str = "bundled"
+    """The model that is patched: bundled (the VLM), bundled-llm, a hub id, or a folder."""
+    source_model: Annotated[tuple[str, ...], _arg("MODEL ...", "the model itself; for bundled also its base LLM")] = ()
+    """Models whose task vectors are patched in."""
+    tasks: Annotated[tuple[str, ...], _arg("TASK ...", "the six built-in tasks")] = ()
+    """Task names, or folders with items.csv (input, output, image) and instruction.txt."""
+    wrong_tasks: Annotated[tuple[str, ...], _arg("TASK ...", "the six and --tasks")] = ()
+    """Tasks whose mean vector is the wrong-task control; the scored task is left out."""
+    source: Annotated[tuple[str, ...], _arg("{text,image,instruction,ensemble} ...", "all that apply")] = ()
+    """How the task is specified; ensemble is the mean of the text and the instruction vector."""
+    query: Annotated[tuple[str, ...], _arg("{image,text} ...", "all that apply")] = ()
+    """Modality of the query."""
+    shots: int = 5
+    """Complete demonstrations that a prompt, and a vector read from one context, sees."""
+    contexts: Annotated[int | None, _arg("INT", "6; with --full 24")] = None
+    """Contexts averaged in a mean vector."""
+    seeds: Annotated[tuple[int, ...] | None, _arg("INT ...", "0; with --full 0 1 2")] = None
+    """Seeds of the contexts and of the random vectors."""
+    layers: Annotated[tuple[int, ...] | Literal["all"], tyro.conf.arg(metavar="{all,INT ...}")] = "all"
+    """Layers tried on the selection split, counted from 0."""
+    template: str = r"Q:{x}\nA:{y}\n\n"
+    r"""How an example is written: {x} is the input, {y} the output, \n a new line. A query ends where {y} begins."""
+    selection_items: Annotated[int | None, _arg("INT", "10; with --full all")] = None
+    """Most items of a task that choose the layer."""
+    test_items: Annotated[int | None, _arg("INT", "12; with --full all")] = None
+    """Most items of a task that are scored."""
+    full: bool = False
+    """All items and three seeds. Says beforehand how long it will take."""
+    max_new_tokens: Annotated[int | None, _arg("INT", "one more than the task's longest accepted answer")] = None
+    """Longest generated answer, in tokens."""
+    on_error: Annotated[str, tyro.conf.arg(metavar="{stop,continue}")] = "stop"
+    """At an image that cannot be decoded: stop, or continue without the item."""
+    out: Annotated[Path | None, _arg("FOLDER", "runs/cross_modal_patch/<name>")] = None
+    """Folder of the run. The same command continues a killed run."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps, or split (layers over all GPUs)."""
+    dtype: str = "float32"
+    """float32, bfloat16, float16 or float64."""
+
+    def settings(self) -> "Settings":
+        """The protocol's settings, with the defaults of a quick or a full run filled in."""
+        from interp.protocol.settings import Settings
+
+        preset = FULL if self.full else QUICK
+        given: dict[str, Any] = {name: getattr(self, name) for name in preset}
+        return Settings(
+            model=self.model,
+            source_models=self.source_model,
+            tasks=self.tasks,
+            wrong_tasks=self.wrong_tasks,
+            sources=self.source,
+            queries=self.query,
+            shots=self.shots,
+            layers=() if self.layers == "all" else self.layers,
+            template=self.template,
+            max_new_tokens=self.max_new_tokens,
+            on_error=self.on_error,
+            device=self.device,
+            dtype=self.dtype,
+            **{name: preset[name] if value is None else value for name, value in given.items()},
+        )
+
+
+def main(arguments: Arguments) -> None:
+    """Loads the model, checks everything, does what is not yet done, and writes tables, figures and the report."""
+    from rich.console import Console
+
+    settings = arguments.settings()
+    console = Console(soft_wrap=True)
+    console.print(f"Loading {settings.model} ...")
+
+    from interp.protocol.plan import check_sources, make_plan
+    from interp.protocol.work import Work
+    from interp.runs import Run
+
+    models = _loader(settings)
+    plan = make_plan(settings, models(settings.model))
+    remarks = check_sources(plan.settings, models)
+    for line in plan.skipped:
+        console.print(f"Skipped: {line}", markup=False)
+    folder = arguments.out or _default_folder(arguments)
+    fingerprints = {name: models(name).fingerprint for name in (settings.model, *plan.settings.source_models)}
+    with Run.open(folder, plan.config(), seeds=settings.seeds, models=fingerprints) as run:
+        _perform(plan, Work(plan, run, models), models, console)
+        _write(plan, run, console, lead=[*plan.describe().split("\n"), *remarks])
+
+
+def _loader(settings: "Settings") -> "Callable[[str], Model]":
+    """Loads each model once, when it is first asked for."""
+    from interp.models.base import load_model
+
+    return cache(lambda name: load_model(name, dtype=settings.dtype, device=settings.device))
+
+
+def _default_folder(arguments: Arguments) -> Path:
+    """runs/cross_modal_patch/<model>[-full][-<what the other options hash to>]; the same command, the same folder."""
+    plain = Arguments(model=arguments.model, full=arguments.full)
+    options = {name: str(value) for name, value in vars(arguments).items() if value != getattr(plain, name)}
+    digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:6]
+    name = "--".join(Path(arguments.model).parts[-2:]).strip("/-")
+    parts = (name, *(["full"] if arguments.full else []), *([digest] if options else []))
+    return Path("runs") / "cross_modal_patch" / "-".join(parts)
+
+
+def _perform(plan: "Plan", work: "Work", models: "Callable[[str], Model]", console: "Console") -> None:
+    """Does the units that the journal does not hold yet, under a progress bar in estimated seconds."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from interp.protocol.estimate import measure
+
+    units = list(plan.units())
+    left = [unit for unit in units if work.run.done(unit.key) is None]
+    if not left:
+        console.print("Everything is done already; writing the tables and figures again.")
+        return
+    console.print(plan.describe())
+    if len(left) < len(units):
+        console.print(f"Continuing: {len(units) - len(left)} of {len(units)} units are done.")
+    seconds = measure(plan, models)
+    cost = {unit.key: seconds.of(plan, unit) for unit in left}
+    console.print(f"This should take about {_duration(sum(cost.values()))}.")
+    columns = (
+        BarColumn(),
+        TextColumn("{task.percentage:.0f} %"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("", total=sum(cost.values()))
+        for unit in left:
+            progress.update(bar, description=unit.key)
+            work.perform(unit)
+            progress.advance(bar, cost[unit.key])
+
+
+def _write(plan: "Plan", run: "Run", console: "Console", *, lead: list[str]) -> None:
+    """Tables, figures, report and the terminal's summary, all from the journal."""
+    from figures import report
+    from interp.protocol import tables
+
+    predictions = tables.prediction_table(plan, run)
+    sweep, layers = tables.sweep_table(plan, run), tables.layer_table(plan, run)
+    summary, paired = tables.summary_table(predictions), tables.paired_table(predictions)
+    for name, table in {
+        "results": tables.result_table(predictions),
+        "summary": summary,
+        "paired": paired,
+        "layers": layers,
+        "sweep": sweep,
+    }.items():
+        run.write_csv(f"{name}.csv", table)
+    answers = predictions.astype({"layer": object})
+    run.write_jsonl("predictions.jsonl", answers.where(answers.notna(), None).to_dict("records"))
+    drawn = _figures(plan, summary, paired, sweep, layers)
+    for name, (figure, _) in drawn.items():
+        run.write_figure(f"figures/{name}", figure)
+    page = report.cross_modal_report(
+        title=f"Cross-modal patching of {plan.settings.model}",
+        lead=lead,
+        summary=summary,
+        paired=paired,
+        layers=layers,
+        predictions=predictions,
+        figures=drawn,
+        pictures=_pictures(plan, report.example_items(predictions)),
+        details={
+            "Configuration": (run.folder / "config.json").read_text(),
+            "Environment": (run.folder / "environment.json").read_text(),
+            "Skipped items": "\n".join(plan.skipped) or "none",
+        },
+    )
+    path = run.write_text("report.html", page)
+    console.print(_terminal_table(summary))
+    print(path)
+
+
+def _figures(
+    plan: "Plan", summary: "DataFrame", paired: "DataFrame", sweep: "DataFrame", layers: "DataFrame"
+) -> "dict[str, tuple[Figure, str]]":
+    """Name -> figure and caption."""
+    from figures import cross_modal
+
+    drawn = {
+        "methods": (
+            cross_modal.method_comparison(summary),
+            "Exact match of every arm, mean over tasks. Hollow markers: vectors read in another model.",
+        ),
+        "layers": (
+            cross_modal.accuracy_per_layer(sweep, layers),
+            "Exact match after patching the mean vector at each layer, on items that are not scored elsewhere.",
+        ),
+        "paired": (
+            cross_modal.paired_differences(paired),
+            "Patch minus prompt with the same demonstrations, per task.",
+        ),
+    }
+    for query in plan.settings.queries:
+        drawn[f"methods_{query}"] = (
+            cross_modal.method_comparison(summary, query=query),
+            f"{query.capitalize()} queries, per task.",
+        )
+    for place, name in enumerate(plan.settings.source_models):
+        figure = cross_modal.accuracy_per_layer_and_task(sweep, layers, source_model=name)
+        drawn[f"layers_by_task_{place}"] = (figure, f"The curves per task, vectors from {name}.")
+    return drawn
+
+
+def _pictures(plan: "Plan", pairs: "Iterable[tuple[str, str]]") -> dict[tuple[str, str], bytes]:
+    """Thumbnails of the example items, as PNG."""
+    import io
+
+    from interp.protocol.contexts import picture
+
+    items = {(name, item.input): item for name, task in plan.tasks.items() for item in task.test}
+    pictures = {}
+    for pair in pairs:
+        if items[pair].image is not None:
+            thumbnail, buffer = picture(items[pair]).load(), io.BytesIO()
+            thumbnail.thumbnail((192, 192))
+            thumbnail.save(buffer, format="PNG")
+            pictures[pair] = buffer.getvalue()
+    return pictures
+
+
+def _terminal_table(summary: "DataFrame") -> "Table":
+    """Mean over tasks of every arm at the pooled layer, one column per query modality."""
+    from rich.table import Table
+
+    from figures.report import arm_name
+
+    shown = summary[(summary["task"] == "all") & summary["layer_choice"].isin(["", "pooled"])]
+    queries = list(dict.fromkeys(shown["query"]))
+    table = Table(
+        "method", "demonstrations", *(f"{query} queries" for query in queries), title="Exact match, mean over tasks"
+    )
+    for arm, rows in shown.groupby(["method", "source", "source_model"], sort=False):
+        cells = rows.set_index("query")
+        rates = [f"{r.exact:.2f} [{r.low:.2f}, {r.high:.2f}]" for r in (cells.loc[query] for query in queries)]
+        table.add_row(arm_name(*arm), str(rows["demonstrations"].iloc[0]), *rates, end_section=False)
+    return table
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+if __name__ == "__main__":
+    raise SystemExit(common.run(Arguments, main, module=MODULE))

@@ -1,0 +1,234 @@
+"""The cross-modal experiment as one self-contained HTML page: tables, figures and example answers with their pictures.
+
+Pure: takes the saved tables, matplotlib figures and picture bytes, and returns a string. Nothing in the page refers to
+another file or to the network, so that it can be mailed.
+"""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from figures.cross_modal import METHODS, SOURCES
+
+EXAMPLES = 2  # items a task
+CHOICES = {"": "", "pooled": "pooled layer", "task": "the task's own layer"}
+
+_STYLE = """
+:root { color-scheme: light; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #1d1d1f; background: #fff; max-width: 1120px; margin: 2rem auto;
+       padding: 0 1.2rem; }
+h1 { font-size: 1.7rem; margin-bottom: .3rem; } h2 { margin-top: 2.6rem; font-size: 1.25rem; }
+p, li { max-width: 78ch; } figure { margin: 1rem 0; } figure img { max-width: 100%; height: auto; }
+figcaption, .note { color: #555; font-size: .88rem; max-width: 90ch; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; margin: .6rem 0; }
+th, td { padding: .22rem .6rem; text-align: right; border-bottom: 1px solid #e6e6e6; white-space: nowrap; }
+th { font-weight: 600; vertical-align: bottom; } th:first-child, td:first-child, td.text, th.text { text-align: left; }
+tr.group td { border-top: 2px solid #bbb; } small { color: #666; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(340px, 1fr)); gap: 1rem; }
+.card { border: 1px solid #ddd; border-radius: 8px; padding: .8rem; }
+.card img { width: 96px; height: 96px; object-fit: contain; float: right; margin-left: .8rem; }
+.card table { width: 100%; clear: both; table-layout: fixed; }
+.card td { white-space: normal; overflow-wrap: anywhere; text-align: left; vertical-align: top; }
+.right { color: #00633f; font-weight: 600; } .wrong { color: #6b6b6b; }
+pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: .8rem; }
+"""
+
+
+def cross_modal_report(
+    *,
+    title: str,
+    lead: Sequence[str],
+    summary: pd.DataFrame,
+    paired: pd.DataFrame,
+    layers: pd.DataFrame,
+    predictions: pd.DataFrame,
+    figures: Mapping[str, tuple[Figure, str]],
+    pictures: Mapping[tuple[str, str], bytes],
+    details: Mapping[str, str],
+) -> str:
+    """The report of one run.
+
+    Args:
+        title: heading of the page.
+        lead: paragraphs that say what was run on how much.
+        summary, paired, layers, predictions: the run's tables.
+        figures: place in the page ("methods", "layers", ...) -> figure and caption; "methods" comes first.
+        pictures: (task, input of an item) -> its picture as PNG bytes; items without one are shown by name.
+        details: heading -> text of the folded sections at the end.
+
+    Returns:
+        A complete HTML document.
+    """
+    overview = {name: figures[name] for name in figures if name.startswith(("methods", "paired"))}
+    curves = {name: figures[name] for name in figures if name.startswith("layers")}
+    parts = [
+        *(f"<p>{escape(paragraph)}</p>" for paragraph in lead),
+        "<h2>Methods compared</h2>",
+        *(_figure(figure, caption) for figure, caption in overview.values()),
+        *(_accuracies(summary, query) for query in dict.fromkeys(summary["query"])),
+        "<h2>Patch against prompt, item by item</h2>",
+        _paired(paired),
+        "<h2>Which layer carries the task</h2>",
+        *(_figure(figure, caption) for figure, caption in curves.values()),
+        _layers(layers),
+        "<h2>Examples</h2>",
+        _examples(predictions, pictures),
+        "<h2>How it was run</h2>",
+        *(f"<details><summary>{escape(h)}</summary><pre>{escape(text)}</pre></details>" for h, text in details.items()),
+    ]
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
+    body = f"<h1>{escape(title)}</h1>\n" + "\n".join(parts)
+    return (
+        f'<!doctype html>\n<html lang="en"><head>{head}<style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n'
+    )
+
+
+def arm_name(method: str, source: str, source_model: str, layer_choice: str = "") -> str:
+    """An arm in words, e.g. "patch, one context · text examples (bundled) · pooled layer"."""
+    where = f" ({source_model})" if source_model else ""
+    parts = (METHODS[method], SOURCES.get(source, "") + where, CHOICES[layer_choice])
+    return " · ".join(part for part in parts if part)
+
+
+def _figure(figure: Figure, caption: str) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=140, bbox_inches="tight")
+    image = f'<img alt="{escape(caption)}" src="{_data_uri(buffer.getvalue())}">'
+    return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _accuracies(summary: pd.DataFrame, query: str) -> str:
+    """Arms by tasks: exact match with its interval, shaded by height."""
+    shown = summary[summary["query"] == query].fillna({"source": "", "source_model": "", "layer_choice": ""})
+    tasks = ["all", *[task for task in dict.fromkeys(shown["task"]) if task != "all"]]
+    cells = {(row.method, row.source, row.source_model, row.layer_choice, row.task): row for row in shown.itertuples()}
+    order = sorted({key[:4]: None for key in cells}, key=lambda arm: list(METHODS).index(arm[0]))
+    head = "".join(f"<th>{escape('mean over tasks' if task == 'all' else task)}</th>" for task in tasks)
+    rows, previous = [], None
+    for arm in order:
+        first = cells[(*arm, "all")]
+        row = "".join(_accuracy(cells.get((*arm, task))) for task in tasks)
+        layer = "" if arm[3] != "pooled" else str(int(first.layer))
+        group = ' class="group"' if previous not in (None, arm[0]) else ""
+        previous = arm[0]
+        rows.append(
+            f"<tr{group}><td>{escape(arm_name(*arm))}</td><td>{layer}</td><td>{first.demonstrations}</td>"
+            f'<td class="text">{escape(first.budget or "")}</td>{row}</tr>'
+        )
+    return (
+        f"<h3>{escape(query.capitalize())} queries</h3><div class='scroll'><table><tr><th>method</th><th>layer</th>"
+        f"<th>demon-<br>strations</th><th class='text'>budget</th>{head}</tr>{''.join(rows)}</table></div>"
+        "<p class='note'>Exact match on the test split after normalisation, with 95 % Wilson intervals that count each "
+        "item once. Demonstrations are those of the task itself that the arm has seen; matched arms saw as many.</p>"
+    )
+
+
+def _accuracy(row: Any) -> str:
+    if row is None:
+        return "<td></td>"
+    value, low, high, n = row.exact, row.low, row.high, row.items
+    shade = f"background: rgba(0, 114, 178, {0.45 * value:.2f})"
+    return f'<td style="{shade}" title="n = {n}">{_rate(value)} <small>{_rate(low)}–{_rate(high)}</small></td>'
+
+
+def _rate(value: float) -> str:
+    return "1.0" if value > 0.995 else f"{value:.2f}".removeprefix("0")
+
+
+def _paired(paired: pd.DataFrame) -> str:
+    rows = []
+    for row in paired[paired["layer_choice"] == "pooled"].itertuples():
+        strong = ("<b>", "</b>") if row.p < 0.05 else ("", "")
+        cells = [
+            arm_name(row.method, row.source, row.source_model),
+            f"{row.query} queries",
+            "all tasks" if row.task == "all" else row.task,
+        ]
+        numbers = [
+            row.items,
+            _rate(row.patch),
+            _rate(row.prompt),
+            f"{row.difference:+.2f} [{row.low:+.2f}, {row.high:+.2f}]",
+        ]
+        texts = "".join(f'<td class="text">{escape(cell)}</td>' for cell in cells)
+        values = "".join(f"<td>{value}</td>" for value in numbers)
+        test = f"<td>{row.only_patch} : {row.only_prompt}</td><td>{strong[0]}{row.p:.2g}{strong[1]}</td>"
+        rows.append(f"<tr>{texts}{values}{test}</tr>")
+    names = ("items", "patch", "prompt", "difference", "only patch : only prompt right", "p")
+    head = '<th class="text">patch</th><th class="text">query</th><th class="text">task</th>'
+    head += "".join(f"<th>{name}</th>" for name in names)
+    return (
+        "<p class='note'>The prompt has the same source. Intervals resample items; p is McNemar's exact test, or with "
+        "several seeds or tasks an item-wise sign-flip test, uncorrected for the number of rows. Patches at the pooled "
+        f"layer; paired.csv has the others.</p><details><summary>All pairs ({len(rows)})</summary>"
+        f"<div class='scroll'><table><tr>{head}</tr>{''.join(rows)}</table></div></details>"
+    )
+
+
+def _layers(layers: pd.DataFrame) -> str:
+    tasks = list(dict.fromkeys(layers["task"]))
+    rows = []
+    for (model, source, query), group in layers.groupby(["source_model", "source", "query"], sort=False):
+        found = group.set_index("task")
+        cells = "".join(
+            f"<td>{int(found.loc[t, 'layer'])} <small>{_rate(found.loc[t, 'exact'])}</small></td>" for t in tasks
+        )
+        rows.append(
+            f"<tr><td>{escape(SOURCES[source])} ({escape(model)})</td><td class='text'>{escape(query)}</td>{cells}</tr>"
+        )
+    head = "".join(f"<th>{escape('pooled over tasks' if task == 'all' else task)}</th>" for task in tasks)
+    return (
+        f"<div class='scroll'><table><tr><th>vectors</th><th class='text'>query</th>{head}</tr>{''.join(rows)}"
+        "</table></div>"
+        "<p class='note'>Chosen layer with its exact match on the selection split; ties go to the lowest layer.</p>"
+    )
+
+
+def example_items(predictions: pd.DataFrame) -> list[tuple[str, str]]:
+    """The (task, item) pairs that the report shows: the first test items of every task."""
+    pairs = predictions[["task", "item"]].drop_duplicates().groupby("task", sort=False).head(EXAMPLES)
+    return list(pairs.itertuples(index=False, name=None))
+
+
+def _examples(predictions: pd.DataFrame, pictures: Mapping[tuple[str, str], bytes]) -> str:
+    """What each arm answered to the example items, for one seed and the pooled layer."""
+    shown = predictions[predictions["layer_choice"].isin(["", "pooled"])]
+    query = "image" if "image" in set(shown["query"]) else "text"
+    shown = shown[(shown["query"] == query) & (shown["seed"] == shown["seed"].min())]
+    cards = []
+    for task, item in example_items(predictions):
+        answers = shown[(shown["task"] == task) & (shown["item"] == item)]
+        picture = pictures.get((task, item))
+        drawn = f'<img alt="{escape(item)}" src="{_data_uri(picture)}">' if picture and query == "image" else ""
+        lines = "".join(
+            _answer_line(row) for row in answers.sort_values("method", key=_method_order, kind="stable").itertuples()
+        )
+        accepted = " / ".join(answers["accepted"].iloc[0])
+        cards.append(
+            f'<div class="card">{drawn}<b>{escape(task)}</b><br>{escape(item)}<br>'
+            f"<small>accepted: {escape(accepted)}</small><table>{lines}</table></div>"
+        )
+    note = f"{query.capitalize()} queries, first seed, patches at the pooled layer; predictions.jsonl has every answer."
+    return f'<p class="note">{note}</p><div class="cards">{"".join(cards)}</div>'
+
+
+def _answer_line(row: Any) -> str:
+    name = arm_name(row.method, row.source, row.source_model)
+    verdict = "right" if row.exact else "wrong"
+    sign = "✓ " if row.exact else ""
+    answer = row.answer.strip() or "(nothing)"
+    return f'<tr><td>{escape(name)}</td><td class="{verdict}">{sign}{escape(answer)}</td></tr>'
+
+
+def _method_order(methods: pd.Series) -> pd.Series:
+    return methods.map(list(METHODS).index)

@@ -1,0 +1,80 @@
+"""Prompts side by side: left padding, chunks of like lengths, and how much fits into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from interp.models.base import Model
+from interp.prompts import Prompt
+
+CPU_TOKENS = 2048
+"""Tokens of a forward pass on a CPU: its cores are busy well below that, and memory stays small."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Prompts side by side, padded on the left.
+
+    Attributes:
+        inputs: keyword arguments of the module: ``input_ids``, ``attention_mask`` and ``position_ids`` ``[B, T]``, and
+            the vision inputs of all images in reading order.
+        positions: the column of each row's last delimiter, ``[B]``.
+    """
+
+    inputs: dict[str, Tensor]
+    positions: Int[Tensor, " B"]
+
+
+def collate(model: Model, prompts: Sequence[Prompt], *, last: bool = True) -> Batch:
+    """Pad prompts on the left and put them on the model's device.
+
+    Args:
+        model: gives the device, the dtype of the vision inputs, and the family's way of joining images.
+        prompts: B of them, of any lengths.
+        last: keep each prompt's last token; without it the batch is the prefix that the delimiter is run on.
+
+    Returns:
+        A batch in which every row equals the row alone: padding is masked, and positions count real tokens only.
+    """
+    rows = [prompt.input_ids if last else prompt.input_ids[:-1] for prompt in prompts]
+    width = max(map(len, rows))
+    ids = torch.tensor([[model.pad_id] * (width - len(row)) + list(row) for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    features = model.family.collate([image for prompt in prompts for image in prompt.images])
+    vision = {k: v.to(model.dtype) if v.is_floating_point() else v for k, v in features.items()}
+    inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0), **vision}
+    positions = torch.tensor([width - prompt.n_tokens + prompt.delimiter for prompt in prompts])
+    return Batch({name: tensor.to(model.device) for name, tensor in inputs.items()}, positions)
+
+
+def chunks(prompts: Sequence[Prompt], budget: int) -> Iterator[list[int]]:
+    """Indices of prompts, in groups whose padded size stays within a budget of tokens; like lengths go together."""
+    group: list[int] = []
+    for index in sorted(range(len(prompts)), key=lambda i: -prompts[i].n_tokens):
+        if group and (len(group) + 1) * prompts[group[0]].n_tokens > budget:
+            yield group
+            group = []
+        group.append(index)
+    if group:
+        yield group
+
+
+def token_budget(model: Model) -> int:
+    """How many tokens one forward pass with a cache may take, from the memory that is free now.
+
+    A token costs its keys and values in every layer, and a few dozen activations of the widest layer once.
+    """
+    if model.device.type != "cuda":
+        return CPU_TOKENS
+    config = model.module.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head = getattr(config, "head_dim", None) or model.width // config.num_attention_heads
+    cache = 2 * model.n_layers * heads * head
+    activations = 16 * model.width + 4 * (getattr(config, "intermediate_size", None) or 4 * model.width)
+    free, _ = torch.cuda.mem_get_info(model.device)
+    return max(CPU_TOKENS, min(131072, int(0.4 * free) // ((cache + activations) * model.dtype.itemsize)))

@@ -1,0 +1,206 @@
+"""Read and write the residual stream, on plain PyTorch forward hooks. The only file that touches a module's output.
+
+``capture`` copies the states at named positions out of each block, so that only ``[L, B, D]`` leaves the layers.
+``patch`` writes at one block and position per row: ``h <- scale * v`` (replace) or ``h <- h + scale * v`` (add).
+
+Both count. A call of a block is *covering* when its sequence is long enough to hold every position asked for; under
+``generate`` with a cache that is the prefill alone, since decoding steps are one token long. A block that was covered
+more or less often than announced raises when the context is left, and so does a patch that changed nothing. Hooks are
+removed on every way out, outputs may be tensors or tuples, and nothing is written in place.
+
+Hooks run in the order in which they were registered: a capture inside a patch sees the patched stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+Mode: TypeAlias = Literal["replace", "add"]
+
+
+class HookError(RuntimeError):
+    """A hook did not do what it was set up to do, so the numbers of this run would be wrong."""
+
+
+@dataclass(eq=False)
+class Capture:
+    """Where :func:`capture` puts what it read; ``states`` is complete once the context has been left.
+
+    Attributes:
+        states: ``[L, B, D]`` for one column per row, ``[L, B, K, D]`` for K of them, in the model's dtype.
+    """
+
+    _layers: dict[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def states(self) -> Float[Tensor, "L B ... D"]:
+        if not self._layers:
+            raise HookError("nothing was captured: no forward pass ran inside `capture`")
+        device = next(iter(self._layers.values())).device
+        return torch.stack([state.to(device) for _, state in sorted(self._layers.items())])
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """What to write at one block: at ``(rows[n], columns[n])`` the vector ``vectors[n]``.
+
+    Attributes:
+        rows: row of the batch, N of them.
+        columns: column in the (padded) sequence, N of them; a pair of row and column may occur once.
+        vectors: ``[N, D]``.
+        mode: ``replace`` the state by ``scale * vector``, or ``add`` that to it.
+        scale: one factor for all.
+    """
+
+    rows: Int[Tensor, " N"]
+    columns: Int[Tensor, " N"]
+    vectors: Float[Tensor, "N D"]
+    mode: Mode = "replace"
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not len(self.rows) == len(self.columns) == len(self.vectors) > 0:
+            counts = f"{len(self.rows)} rows, {len(self.columns)} columns and {len(self.vectors)} vectors"
+            raise HookError(f"an edit of {counts}; expected as many of each, and at least one")
+        if self.mode not in ("replace", "add"):
+            raise HookError(f"unknown mode {self.mode!r}; expected 'replace' or 'add'")
+        if len(set(zip(self.rows.tolist(), self.columns.tolist(), strict=True))) < len(self.rows):
+            raise HookError("an edit writes twice at the same row and column")
+
+
+@contextmanager
+def capture(
+    blocks: Sequence[nn.Module] | nn.ModuleList,
+    columns: Int[Tensor, "B ..."],
+    *,
+    layers: Sequence[int] | None = None,
+) -> Iterator[Capture]:
+    """Copy the outputs of blocks at given positions during the forward pass inside the context.
+
+    Args:
+        blocks: the decoder blocks of the model.
+        columns: for each row of the batch the column to read, ``[B]``, or K columns, ``[B, K]``.
+        layers: which blocks, all by default.
+
+    Yields:
+        A :class:`Capture`, filled when the context is left.
+
+    Raises:
+        HookError: on leaving, if a block was covered other than exactly once.
+    """
+    captured, needed, least = Capture(), int(columns.max()) + 1, int(columns.min())
+    if least < 0:
+        raise HookError(f"columns are counted from the left edge of the batch, got {least}")
+    wanted = list(range(len(blocks))) if layers is None else list(layers)
+    fired = dict.fromkeys(wanted, 0)
+
+    def read(layer: int) -> Callable[[Tensor], None]:
+        def hook(hidden: Tensor) -> None:
+            if hidden.shape[1] < needed:
+                return
+            if hidden.shape[0] != len(columns):
+                raise HookError(f"asked for {len(columns)} rows of a batch that has {hidden.shape[0]}")
+            fired[layer] += 1
+            at = columns.to(hidden.device)
+            rows = torch.arange(len(at), device=hidden.device).view(-1, *[1] * (at.ndim - 1))
+            captured._layers[layer] = hidden[rows, at]  # advanced indexing copies, so the sequence can be freed
+
+        return hook
+
+    with _hooks(blocks, {layer: read(layer) for layer in wanted}):
+        yield captured
+    _check_counts(fired, expected=1, what="read")
+
+
+@contextmanager
+def patch(
+    blocks: Sequence[nn.Module] | nn.ModuleList,
+    edits: Mapping[int, Edit],
+    *,
+    times: int = 1,
+    allow_noop: bool = False,
+) -> Iterator[None]:
+    """Write into the outputs of blocks during the first ``times`` covering calls inside the context.
+
+    Args:
+        blocks: the decoder blocks of the model.
+        edits: for each layer what to write there.
+        times: how many calls of each block to patch; 1 is the prefill. Later calls pass untouched.
+        allow_noop: permit a vector that equals the state it replaces (for tests of identity).
+
+    Raises:
+        HookError: if a row's state did not change, or, on leaving, if a block was patched other than ``times`` times.
+    """
+    fired = dict.fromkeys(edits, 0)
+
+    def write(layer: int, edit: Edit) -> Callable[[Tensor], Tensor | None]:
+        needed, rows_needed = int(edit.columns.max()) + 1, int(edit.rows.max()) + 1
+
+        def hook(hidden: Tensor) -> Tensor | None:
+            if fired[layer] == times or hidden.shape[1] < needed:
+                return None
+            if hidden.shape[0] < rows_needed or hidden.shape[2] != edit.vectors.shape[1]:
+                raise HookError(
+                    f"layer {layer}: an edit of row {rows_needed - 1} with width {edit.vectors.shape[1]} does not fit "
+                    f"an output of shape {tuple(hidden.shape)}"
+                )
+            fired[layer] += 1
+            rows, columns = edit.rows.to(hidden.device), edit.columns.to(hidden.device)
+            old = hidden[rows, columns]
+            new = edit.vectors.to(hidden) * edit.scale
+            new = old + new if edit.mode == "add" else new
+            if not allow_noop and not (unchanged := (new == old).all(-1)).logical_not().all():
+                raise HookError(
+                    f"layer {layer}: the patch changes nothing in rows {edit.rows[unchanged.cpu()].tolist()}"
+                )
+            return hidden.index_put((rows, columns), new)
+
+        return hook
+
+    with _hooks(blocks, {layer: write(layer, edit) for layer, edit in edits.items()}):
+        yield
+    _check_counts(fired, expected=times, what="patched")
+
+
+@contextmanager
+def _hooks(
+    blocks: Sequence[nn.Module] | nn.ModuleList, actions: Mapping[int, Callable[[Tensor], Tensor | None]]
+) -> Iterator[None]:
+    """Register one action per block and take it away again, whatever happens inside."""
+    for layer in actions:
+        if not 0 <= layer < len(blocks):
+            raise HookError(f"layer {layer} is out of range; there are {len(blocks)} blocks, 0 to {len(blocks) - 1}")
+    with ExitStack() as handles:
+        for layer, action in actions.items():
+            handles.enter_context(blocks[layer].register_forward_hook(_on_hidden(action)))
+        yield
+
+
+def _on_hidden(action: Callable[[Tensor], Tensor | None]) -> Callable[[nn.Module, Any, Any], Any]:
+    """A forward hook that hands the hidden states ``[B, T, D]`` to the action and puts its answer in their place."""
+
+    def hook(module: nn.Module, _inputs: Any, output: Any) -> Any:
+        hidden = output[0] if isinstance(output, tuple) else output
+        if not isinstance(hidden, Tensor) or hidden.ndim != 3:
+            shape = tuple(hidden.shape) if isinstance(hidden, Tensor) else type(hidden).__name__
+            raise HookError(f"{type(module).__name__} returned {shape}; expected a tensor [B, T, D], alone or first")
+        changed = action(hidden)
+        if changed is None:
+            return None
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+    return hook
+
+
+def _check_counts(fired: Mapping[int, int], *, expected: int, what: str) -> None:
+    wrong = {layer: count for layer, count in fired.items() if count != expected}
+    if wrong:
+        listed = ", ".join(f"layer {layer} {count} times" for layer, count in sorted(wrong.items()))
+        raise HookError(f"every block should have been {what} {expected} times, but {listed}")

@@ -1,0 +1,219 @@
+"""A loaded model: frozen weights, tokenizer and processor, with its parts under one set of names.
+
+``model.blocks[l]`` is a decoder block, whose output is the residual stream after layer ``l`` (so ``blocks[-1]`` comes
+*before* the final norm, unlike ``output_hidden_states[-1]``); ``model.head(model.final_norm(x))`` are the logits.
+Nothing is re-implemented: ``model.module`` is the transformers model itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
+
+from interp.errors import CrosstaskError
+from interp.models.families import Family, ImageInputs, family_for
+from interp.models.loading import load_parts
+
+if TYPE_CHECKING:
+    from interp.images import Image
+
+IMAGE_CACHE_BYTES = 256 * 2**20
+"""Preprocessed images are kept up to this size, since a demonstration's picture is shown in many prompts."""
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A vision-language or language model in eval mode, without gradients.
+
+    Attributes:
+        name: as the user gave it: ``bundled``, ``bundled-llm``, a hub id or a local folder.
+        module: the transformers model.
+        tokenizer: a fast tokenizer (character offsets are needed).
+        processor: the processor of a model that takes images, else None.
+        family: what is particular to the architecture.
+        fingerprint: sha256 over the weights.
+        bos_ids: token ids that every prompt begins with; by default what the family says.
+    """
+
+    name: str
+    module: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    processor: ProcessorMixin | None
+    family: Family
+    fingerprint: str
+    bos_ids: tuple[int, ...] | None = None
+    _images: OrderedDict[str, ImageInputs] = field(default_factory=OrderedDict, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.tokenizer.is_fast:
+            raise CrosstaskError(f"model {self.name!r} has a slow tokenizer, which knows no character offsets")
+        self.family.check(self.module, self.processor)
+        self.module.eval().requires_grad_(False)
+        if self.bos_ids is None:
+            object.__setattr__(self, "bos_ids", self.family.bos_ids(self.tokenizer))
+        _ = self.blocks, self.head  # the layout is asserted now, not in the middle of a run
+
+    @cached_property
+    def blocks(self) -> nn.ModuleList:
+        """The decoder blocks, L of them."""
+        return self.family.blocks(self.module)
+
+    @cached_property
+    def final_norm(self) -> nn.Module:
+        """The norm after the last block."""
+        return self.family.final_norm(self.module)
+
+    @cached_property
+    def head(self) -> nn.Module:
+        """The unembedding, [.., D] -> [.., V]."""
+        return self.family.head(self.module)
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.blocks)
+
+    @property
+    def width(self) -> int:
+        """Width D of the residual stream."""
+        return self.module.config.get_text_config().hidden_size
+
+    @property
+    def device(self) -> torch.device:
+        return self.module.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.module.dtype
+
+    @property
+    def takes_images(self) -> bool:
+        return bool(self.family.image_placeholder) and self.processor is not None
+
+    @cached_property
+    def bos_text(self) -> str:
+        """The beginning of every prompt as text, e.g. ``<|endoftext|>``; empty when there is none."""
+        return self.tokenizer.decode(list(self.bos_ids or ()))
+
+    @cached_property
+    def stop_ids(self) -> frozenset[int]:
+        """Token ids that end a generation: every end of sequence that configuration or tokenizer know, and BOS."""
+        config = self.module.generation_config
+        eos = config.eos_token_id if config is not None else None
+        listed = eos if isinstance(eos, list) else [eos]
+        ids = {*listed, self.tokenizer.eos_token_id, *(self.bos_ids or ())}
+        return frozenset(i for i in ids if i is not None)
+
+    @cached_property
+    def base_vocabulary(self) -> dict[str, int]:
+        """The tokenizer's vocabulary without the tokens that were added to it (a VLM adds ``<image>``)."""
+        return self.tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
+
+    @cached_property
+    def tokenizer_fingerprint(self) -> str:
+        """sha256 over the base vocabulary: equal for a language model and the VLM that was made from it."""
+        return hashlib.sha256(json.dumps(sorted(self.base_vocabulary.items())).encode()).hexdigest()
+
+    @cached_property
+    def special_tokens(self) -> dict[int, str]:
+        """Tokens that a prompt's text must not spell out, by id: special ones and the image placeholder."""
+        special = {i: t.content for i, t in self.tokenizer.added_tokens_decoder.items() if t.special}
+        if self.family.image_placeholder:
+            placeholder = self.family.image_placeholder
+            special[self.tokenizer.convert_tokens_to_ids(placeholder)] = placeholder
+        return special
+
+    @cached_property
+    def pad_id(self) -> int:
+        """What fills the left of a short row; it is masked, so any id will do."""
+        pad = self.tokenizer.pad_token_id
+        return pad if pad is not None else self.tokenizer.eos_token_id or 0
+
+    @cached_property
+    def _accepts(self) -> frozenset[str]:
+        return frozenset(inspect.signature(self.module.forward).parameters)
+
+    def image_inputs(self, image: Image) -> ImageInputs:
+        """The processor's output for one image, computed once per image content.
+
+        Raises:
+            CrosstaskError: if the model takes no images, or the image cannot be decoded.
+        """
+        if not self.takes_images:
+            raise CrosstaskError(f"model {self.name!r} takes no images, but the prompt holds {image}")
+        assert self.processor is not None
+        if image.key not in self._images:
+            self._images[image.key] = self.family.image(self.processor, image.load())
+            size = sum(t.nbytes for t in self._images[image.key].features.values())
+            while len(self._images) > max(1, IMAGE_CACHE_BYTES // max(1, size)):
+                self._images.popitem(last=False)
+        self._images.move_to_end(image.key)
+        return self._images[image.key]
+
+    def reset_state(self) -> None:
+        """Forget whatever an earlier run left on the module."""
+        self.family.reset_state(self.module)
+
+    @torch.no_grad()
+    def forward(
+        self, inputs: dict[str, Tensor], *, fresh: bool = True, last_logits: bool = True, **options: Any
+    ) -> Any:
+        """One forward pass.
+
+        Args:
+            inputs: the module's keyword arguments.
+            fresh: a new sequence begins, so state that an earlier run left on the module is reset.
+            last_logits: compute the logits of the last column only (all of them take V numbers a token).
+            **options: passed on, e.g. ``past_key_values`` and ``use_cache``.
+
+        Returns:
+            The module's output, with ``logits`` and ``past_key_values``.
+        """
+        if fresh:
+            self.reset_state()
+        if last_logits and "logits_to_keep" in self._accepts:
+            options["logits_to_keep"] = 1
+        return self.module(**inputs, **options)
+
+
+def load_model(
+    name: str,
+    *,
+    dtype: str = "float32",
+    device: str = "auto",
+    attn_implementation: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Model:
+    """Load a model, ready for capture and patching.
+
+    Args:
+        name: ``bundled`` (the VLM), ``bundled-llm`` (its base language model), a local folder, or a hub id.
+        dtype: ``float32``, ``bfloat16``, ``float16`` or ``float64``.
+        device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``split`` (layers over
+            all GPUs, through accelerate).
+        attn_implementation: passed to transformers, e.g. ``sdpa`` or ``eager``; its own choice by default.
+        revision: branch, tag or commit of a hub id.
+        trust_remote_code: run model code that comes with the weights; off unless asked for.
+
+    Raises:
+        CrosstaskError: for unknown names (the nearest known ones are offered), unsupported architectures, missing
+            weights, and unknown dtypes or devices.
+    """
+    module, tokenizer, processor, fingerprint = load_parts(
+        name,
+        dtype=dtype,
+        device=device,
+        attn_implementation=attn_implementation,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+    )
+    return Model(name, module, tokenizer, processor, family_for(module.config), fingerprint)

@@ -1,0 +1,247 @@
+"""Second and third stage: teach the language model to read the tower's tokens.
+
+- `align`: the language model is frozen; the projector and the tower's transformer learn from next-token loss on the
+  answers of `captions.Sampler`. Text behaviour cannot change, since no weight that text passes through does.
+- `tune`: a LoRA on the language model's linear maps learns with them, held to the base model on text alone:
+
+      loss = next-token loss on answers + KL(base || tuned) on text, every position
+
+  where the text is examples of other mappings and text that the base model itself continued (distillation without
+  data). Without that term, text in-context learning is lost within a few hundred steps.
+
+A step's data depends on the seed and on the step's number alone, so a resumed run sees what an unbroken one would have.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from interp.models.bundled.assemble import IMAGE_SIZE, IMAGE_TOKEN
+from interp.models.bundled.augment import augmented, normalise
+from interp.models.bundled.captions import Answer, Material, Sample, Sampler
+from interp.models.bundled.pictures import Drawing
+from interp.models.bundled.scenes import Scene
+from interp.models.bundled.train_tower import learning_rate
+from interp.models.smollm2 import BOS_TEXT
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+IGNORED = -100
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Right-padded token ids, labels (`IGNORED` where nothing is to be predicted) and the pictures in order."""
+
+    input_ids: torch.Tensor  # [B, T]
+    attention_mask: torch.Tensor  # [B, T]
+    labels: torch.Tensor  # [B, T]
+    pixel_values: torch.Tensor | None  # [I, 3, H, W]
+
+
+def encode(samples: Sequence[Sample], processor: LlavaProcessor, generator: torch.Generator) -> Batch:
+    """Tokenise samples piece by piece; every drawing is augmented anew."""
+    tokenizer = processor.tokenizer
+    cells = (IMAGE_SIZE // processor.patch_size) ** 2
+    image_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    rows, labels, pictures = [], [], []
+    for sample in samples:
+        ids, wanted = tokenizer(BOS_TEXT, add_special_tokens=False).input_ids, [IGNORED]
+        for piece in sample:
+            if isinstance(piece, Drawing | Scene):
+                pictures.append(piece)
+                ids, wanted = ids + [image_id] * cells, wanted + [IGNORED] * cells
+                continue
+            text = piece.text if isinstance(piece, Answer) else piece
+            new = tokenizer(text, add_special_tokens=False).input_ids if text else []
+            ids, wanted = ids + new, wanted + (new if isinstance(piece, Answer) else [IGNORED] * len(new))
+        rows.append(ids)
+        labels.append(wanted)
+    length = max(map(len, rows))
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    return Batch(
+        torch.tensor([r + [pad] * (length - len(r)) for r in rows]),
+        torch.tensor([[1] * len(r) + [0] * (length - len(r)) for r in rows]),
+        torch.tensor([w + [IGNORED] * (length - len(w)) for w in labels]),
+        _pixels(pictures, generator) if pictures else None,
+    )
+
+
+def _pixels(pictures: Sequence[Drawing | Scene], generator: torch.Generator) -> torch.Tensor:
+    out = torch.empty(len(pictures), 3, IMAGE_SIZE, IMAGE_SIZE)
+    drawn = [i for i, p in enumerate(pictures) if isinstance(p, Drawing)]
+    scenes = [i for i, p in enumerate(pictures) if isinstance(p, Scene)]
+    if drawn:
+        out[drawn] = augmented([pictures[i] for i in drawn], IMAGE_SIZE, generator)  # type: ignore[misc]
+    if scenes:
+        stack = np.stack([pictures[i].pixels for i in scenes])
+        out[scenes] = normalise(torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 255)
+    return out.contiguous(memory_format=torch.channels_last)
+
+
+def answer_loss(model: LlavaForConditionalGeneration, batch: Batch) -> torch.Tensor:
+    """Mean cross-entropy over the answers' tokens; the head is applied there alone."""
+    hidden = model.model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        pixel_values=batch.pixel_values,
+        use_cache=False,
+    ).last_hidden_state
+    wanted = batch.labels[:, 1:]
+    at = wanted != IGNORED
+    return functional.cross_entropy(model.lm_head(hidden[:, :-1][at]), wanted[at])
+
+
+def retention_loss(model: PeftModel, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """KL(base || tuned) in nats a token, over every position of text alone."""
+    at = attention_mask[:, 1:].bool()
+    llava = model.get_base_model()
+
+    def log_probabilities() -> torch.Tensor:
+        hidden = llava.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+        return functional.log_softmax(llava.lm_head(hidden[:, :-1][at]), -1)
+
+    with torch.no_grad(), model.disable_adapter():
+        base = log_probabilities()
+    return functional.kl_div(log_probabilities(), base, log_target=True, reduction="batchmean")
+
+
+@torch.no_grad()
+def own_text(
+    model: LlavaForConditionalGeneration, processor: LlavaProcessor, *, rows: int, tokens: int, seed: int
+) -> torch.Tensor:
+    """Text that the base model writes by itself, sampled at temperature 1: token ids [rows, 1 + tokens]."""
+    torch.manual_seed(seed)
+    start = processor.tokenizer(BOS_TEXT, add_special_tokens=False, return_tensors="pt").input_ids
+    return model.generate(
+        input_ids=start.expand(rows, -1),
+        attention_mask=torch.ones(rows, start.shape[1], dtype=torch.long),
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        max_new_tokens=tokens,
+        min_new_tokens=tokens,
+        pad_token_id=processor.tokenizer.pad_token_id or 0,
+    )
+
+
+# How many samples of each kind one micro-batch holds; a step is one `name` batch and one of the others in turn.
+SIZES = {"name": 14, "attribute": 8, "scene": 7, "several": 3, "examples": 4}
+TURN = ("examples", "attribute", "several", "scene", "examples", "several", "attribute", "scene")
+
+
+def micro_batches(
+    sampler: Sampler, processor: LlavaProcessor, step: int, generator: torch.Generator
+) -> list[tuple[str, Batch]]:
+    """The micro-batches of a step."""
+    kinds = ("name", TURN[step % len(TURN)])
+    return [(k, encode([getattr(sampler, k)() for _ in range(SIZES[k])], processor, generator)) for k in kinds]
+
+
+def trainable_tower(model: LlavaForConditionalGeneration) -> dict[str, nn.Parameter]:
+    """The tower's transformer and the projector: what is trained besides the LoRA; the convolutional stem stays."""
+    llava = model.model
+    frozen = ("embeddings.stem", "embeddings.blocks", "embeddings.head")
+    found = {f"tower.{n}": p for n, p in llava.vision_tower.named_parameters() if not n.startswith(frozen)}
+    return found | {f"projector.{n}": p for n, p in llava.multi_modal_projector.named_parameters()}
+
+
+def train(
+    model: LlavaForConditionalGeneration,
+    processor: LlavaProcessor,
+    material: Material,
+    *,
+    stage: str,
+    steps: int,
+    peak: float,
+    seed: int,
+    folder: Path,
+    log: Callable[[dict], None],
+    adapted: PeftModel | None = None,
+    retention: float = 1.0,
+    evaluate: Callable[[], dict] | None = None,
+) -> None:
+    """Run `align` (adapted None) or `tune` (adapted: the same model with a LoRA), resuming from `folder`.
+
+    Args:
+        model: The assembled model, trained in place.
+        processor: Its processor.
+        material: Training drawings.
+        stage: Name of the stage, for the checkpoint and the log.
+        steps: Optimiser steps.
+        peak: Peak learning rate of the projector; the tower's transformer and the LoRA get a fifth and a third of it.
+        seed: Fixes the data.
+        folder: Where the checkpoint lies.
+        log: Called with one dict a logged step.
+        adapted: The PEFT wrapper around `model`.
+        retention: Weight of the KL term.
+        evaluate: Called every 200 steps; its dict is logged.
+    """
+    model.requires_grad_(False)
+    visual = trainable_tower(model)
+    groups = [
+        {"params": [p for n, p in visual.items() if n.startswith("projector")], "scale": 1.0},
+        {"params": [p for n, p in visual.items() if n.startswith("tower")], "scale": 0.2},
+    ]
+    if adapted is not None:
+        groups.append({"params": [p for n, p in adapted.named_parameters() if "lora_" in n], "scale": 1 / 3})
+    parameters = [p for g in groups for p in g["params"]]
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    optimiser = torch.optim.AdamW(groups, lr=peak, weight_decay=0.01)
+    checkpoint, first = folder / f"{stage}-checkpoint.pt", 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        for parameter, stored in zip(parameters, state["parameters"], strict=True):
+            parameter.data.copy_(stored)
+        optimiser.load_state_dict(state["optimiser"])
+        first = state["step"]
+    if first >= steps:
+        return
+    plain_text = own_text(model, processor, rows=96, tokens=63, seed=seed) if adapted is not None else None
+    began, recent = time.monotonic(), {}
+    for step in range(first, steps):
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        sampler = Sampler(material, np.random.default_rng([seed, step, stage == "tune"]))
+        for group in optimiser.param_groups:
+            group["lr"] = peak * group["scale"] * learning_rate(step, steps)
+        optimiser.zero_grad()
+        for kind, batch in micro_batches(sampler, processor, step, generator):
+            loss = answer_loss(model, batch)
+            loss.backward()
+            recent[kind] = 0.9 * recent.get(kind, loss.item()) + 0.1 * loss.item()
+        if adapted is not None and plain_text is not None:
+            text = encode([sampler.text() for _ in range(5)], processor, generator)
+            chosen = plain_text[torch.randperm(len(plain_text), generator=generator)[:2]]
+            for ids, mask in ((text.input_ids, text.attention_mask), (chosen, torch.ones_like(chosen))):
+                kept = retention_loss(adapted, ids, mask)
+                (retention * kept / 2).backward()
+                recent["kl"] = 0.9 * recent.get("kl", kept.item()) + 0.1 * kept.item()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        done = step + 1
+        if done % 20 == 0 or done == steps:
+            record = {"stage": stage, "step": done, "seconds": round(time.monotonic() - began, 1)}
+            record |= {k: round(v, 4) for k, v in recent.items()}
+            if done % 200 == 0 or done == steps:
+                state = {"parameters": [p.data for p in parameters], "optimiser": optimiser.state_dict(), "step": done}
+                torch.save(state, checkpoint.with_suffix(".tmp"))
+                checkpoint.with_suffix(".tmp").rename(checkpoint)
+                if evaluate is not None:
+                    model.eval()
+                    record |= evaluate()
+            log(record)
+    model.requires_grad_(False)
+    model.eval()

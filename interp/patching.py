@@ -1,0 +1,263 @@
+"""Patch task vectors into queries and let the model answer.
+
+``generate`` patches each prompt once, in the prefill, at its delimiter, and decodes with the cache: the patched state
+reaches the cache of all later blocks, so nothing has to be patched again (Luo et al. re-patch at every step with the
+cache off; the tests hold the two equal).
+
+``sweep`` runs many patches of the same queries, layers x vectors, from one prefill each; see :mod:`interp.prefix`. A
+separate forward per row costs rows x T tokens and rows passes of the vision tower; the sweep costs T + rows and one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, pairwise
+from typing import Literal, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.batches import chunks, collate, token_budget
+from interp.decoding import Answers, Generation, decode, new_cache
+from interp.errors import CrosstaskError
+from interp.hooks import Mode, patch
+from interp.models.base import Model
+from interp.prefix import CopiedRows, Manner, PackedRows, Prefix, RowPatch, edits_of
+from interp.prompts import Prompt
+
+__all__ = ["Generation", "RowPatch", "choose_engine", "generate", "sweep", "sweep_logits"]
+
+Engine: TypeAlias = Literal["auto", "packed", "copied", "plain"]
+PACKED_ROWS = 512
+"""Packed rows of one forward pass: enough to keep a CPU busy; beyond it masked-out pairs of rows begin to cost."""
+LOGIT_BYTES = 2**29
+"""Memory for the logits of packed rows, which are all computed."""
+
+
+def generate(
+    model: Model,
+    prompts: Sequence[Prompt],
+    *,
+    vectors: Sequence[Float[Tensor, " D"] | None] | None = None,
+    layers: Sequence[int] | None = None,
+    mode: Mode = "replace",
+    scale: float = 1.0,
+    max_new_tokens: int = 12,
+    stop: str | None = "\n",
+    budget: int | None = None,
+    allow_noop: bool = False,
+) -> list[Generation]:
+    """Answer each prompt greedily, patched at its delimiter or not.
+
+    Args:
+        model: the model.
+        prompts: P prompts of any lengths; they are batched with left padding, like lengths together.
+        vectors: for each prompt the vector to patch, or None for none; no patching at all by default.
+        layers: for each prompt the block to patch (ignored where the vector is None).
+        mode: ``replace`` the state by ``scale * vector``, or ``add`` that to it.
+        scale: factor of all vectors.
+        max_new_tokens: longest answer, in tokens.
+        stop: an answer ends before this string.
+        budget: tokens per forward pass; by default what memory allows.
+        allow_noop: do not raise if a vector equals the state it replaces (for tests).
+
+    Returns:
+        One generation per prompt, in order.
+
+    Raises:
+        CrosstaskError: for a layer out of range, or a vector that is not finite or not of the model's width.
+        HookError: if a patch changes nothing.
+    """
+    given = vectors if vectors is not None else [None] * len(prompts)
+    where = layers if layers is not None else [0] * len(prompts)
+    if not len(given) == len(where) == len(prompts):
+        raise CrosstaskError(f"{len(prompts)} prompts, but {len(given)} vectors and {len(where)} layers")
+    if vectors is not None and layers is None:
+        raise CrosstaskError("vectors to patch were given, but no layers to patch them at")
+    patches = [RowPatch(layer, vector) for layer, vector in zip(where, given, strict=True)]
+    _validate(model, patches)
+    manner = Manner(mode, scale, allow_noop)
+    answers = Answers(model, len(prompts), max_new_tokens=max_new_tokens, stop=stop)
+    for group in chunks(prompts, budget or token_budget(model)):
+        run = _PlainRows(model, [prompts[i] for i in group], group)
+        run.decode(answers, run.start([patches[i] for i in group], manner))
+    return answers.results()
+
+
+def sweep(
+    model: Model,
+    prompts: Sequence[Prompt],
+    rows: Sequence[Sequence[RowPatch]],
+    *,
+    engine: Engine = "auto",
+    mode: Mode = "replace",
+    scale: float = 1.0,
+    max_new_tokens: int = 12,
+    stop: str | None = "\n",
+    keep: Callable[[int, int, str], bool] | None = None,
+    max_rows: int | None = None,
+    budget: int | None = None,
+) -> list[list[Generation]]:
+    """Answer each query under each of its patches, from one prefill per query.
+
+    Args:
+        model: the model.
+        prompts: Q queries, each ending in its delimiter.
+        rows: for each query its patches, in any number.
+        engine: ``packed``, ``copied``, or ``plain`` (a separate forward per row); ``auto`` takes the first that is
+            exact for this model.
+        mode: as in :func:`generate`.
+        scale: as in :func:`generate`.
+        max_new_tokens: as in :func:`generate`.
+        stop: as in :func:`generate`.
+        keep: called with (query, row, text so far) after each token; False ends the row, for text that can no longer
+            become a right answer.
+        max_rows: rows per forward pass; by default what memory allows.
+        budget: prefix tokens per forward pass; by default what memory allows.
+
+    Returns:
+        For each query one generation per patch, in order.
+
+    Raises:
+        CrosstaskError: for a layer out of range, a vector that is not finite or not of the model's width, or an engine
+            that is not exact for this model.
+        HookError: if a patch changes nothing.
+    """
+    first = list(accumulate(map(len, rows), initial=0))
+    owner = [(q, r) for q, patches in enumerate(rows) for r in range(len(patches))]
+    answers = Answers(
+        model,
+        len(owner),
+        max_new_tokens=max_new_tokens,
+        stop=stop,
+        keep=None if keep is None else lambda answer, text: keep(*owner[answer], text),
+    )
+    manner = Manner(mode, scale)
+    for run, members in _runs(model, prompts, rows, engine, max_rows, budget, max_new_tokens):
+        run.decode(answers, run.start([rows[q][r] for q, r in map(owner.__getitem__, members)], manner))
+    results = answers.results()
+    return [results[start:end] for start, end in pairwise(first)]
+
+
+def sweep_logits(
+    model: Model,
+    prompts: Sequence[Prompt],
+    rows: Sequence[Sequence[RowPatch]],
+    *,
+    engine: Engine = "auto",
+    mode: Mode = "replace",
+    scale: float = 1.0,
+    max_rows: int | None = None,
+    budget: int | None = None,
+    allow_noop: bool = False,
+) -> list[Float[Tensor, "R V"]]:
+    """The logits of the first answer token under each patch, for each query ``[R, V]`` on the CPU.
+
+    Arguments and errors are those of :func:`sweep`; ``allow_noop`` permits patches that change nothing.
+    """
+    owner = [(q, r) for q, patches in enumerate(rows) for r in range(len(patches))]
+    found: list[list[Tensor]] = [[torch.empty(0)] * len(patches) for patches in rows]
+    manner = Manner(mode, scale, allow_noop)
+    for run, members in _runs(model, prompts, rows, engine, max_rows, budget, 1):
+        pairs = [owner[member] for member in members]
+        for (q, r), logits in zip(pairs, run.start([rows[q][r] for q, r in pairs], manner).cpu(), strict=True):
+            found[q][r] = logits
+    return [torch.stack(logits) if logits else torch.empty(0) for logits in found]
+
+
+def choose_engine(model: Model, engine: Engine, n_tokens: int) -> Engine:
+    """The engine to use for sequences of this length.
+
+    Raises:
+        CrosstaskError: if the engine asked for would not be exact.
+    """
+    exact = {
+        "packed": model.family.packs(model.module, n_tokens),
+        "copied": model.family.caches(model.module),
+        "plain": True,
+    }
+    if engine == "auto":
+        return next(name for name in ("packed", "copied", "plain") if exact[name])  # type: ignore[return-value]
+    if not exact.get(engine, False):
+        known = ", ".join(name for name, fits in exact.items() if fits)
+        raise CrosstaskError(f"engine {engine!r} is not exact for model {model.name!r}; use one of: auto, {known}")
+    return engine
+
+
+class _PlainRows:
+    """Separate rows, each with its whole prompt."""
+
+    def __init__(self, model: Model, prompts: Sequence[Prompt], answers: Sequence[int]) -> None:
+        self.model, self.rows = model, list(answers)
+        self.batch, self.cache = collate(model, prompts), new_cache(model)
+
+    def start(self, patches: Sequence[RowPatch], manner: Manner) -> Float[Tensor, "N V"]:
+        edits = edits_of(patches, range(len(patches)), self.batch.positions.tolist(), manner)
+        with patch(self.model.blocks, edits, allow_noop=manner.allow_noop):
+            output = self.model.forward(self.batch.inputs, past_key_values=self.cache, use_cache=True)
+        return output.logits[:, -1]
+
+    def decode(self, answers: Answers, logits: Float[Tensor, "N V"]) -> None:
+        decode(self.model, answers, self.rows, self.cache, self.batch.inputs["attention_mask"], logits)
+
+
+def _runs(
+    model: Model,
+    prompts: Sequence[Prompt],
+    rows: Sequence[Sequence[RowPatch]],
+    engine: Engine,
+    max_rows: int | None,
+    budget: int | None,
+    max_new_tokens: int,
+) -> Iterator[tuple[PackedRows | CopiedRows | _PlainRows, list[int]]]:
+    """Cut the sweep into forward passes that fit, each with the answers (counted through) that it writes."""
+    if len(prompts) != len(rows):
+        raise CrosstaskError(f"{len(prompts)} queries, but patches for {len(rows)}")
+    _validate(model, [item for patches in rows for item in patches])
+    first = list(accumulate(map(len, rows), initial=0))
+    longest = max((prompt.n_tokens for prompt in prompts), default=0) + max_new_tokens
+    chosen, tokens = choose_engine(model, engine, longest), budget or token_budget(model)
+    room = max_rows or _packed_rows(model)
+    for group in chunks(prompts, tokens):
+        while group:
+            widest = max(len(rows[q]) for q in group)
+            taken, group = group[: max(1, room // max(1, widest))], group[max(1, room // max(1, widest)) :]
+            pairs = [(i, first[q] + r) for i, q in enumerate(taken) for r in range(len(rows[q]))]
+            here = [prompts[q] for q in taken]
+            if chosen == "packed":
+                step, prefix = room, Prefix(model, here) if pairs else None
+            else:
+                step = min(max_rows or len(pairs) or 1, max(1, tokens // max(prompt.n_tokens for prompt in here)))
+                prefix = Prefix(model, here) if chosen == "copied" and pairs else None
+            for start in range(0, len(pairs), step):
+                part = pairs[start : start + step]
+                members = [answer for _, answer in part]
+                if prefix is None:
+                    yield _PlainRows(model, [here[i] for i, _ in part], members), members
+                else:
+                    yield (PackedRows if chosen == "packed" else CopiedRows)(prefix, part), members
+
+
+def _packed_rows(model: Model) -> int:
+    vocabulary = model.module.config.get_text_config().vocab_size
+    return max(1, min(PACKED_ROWS, LOGIT_BYTES // (vocabulary * model.dtype.itemsize)))
+
+
+def _validate(model: Model, patches: Sequence[RowPatch]) -> None:
+    """Layers in range, vectors finite and of the model's width."""
+    for item in patches:
+        if item.vector is None:
+            continue
+        if not 0 <= item.layer < model.n_layers:
+            raise CrosstaskError(
+                f"layer {item.layer} is out of range; model {model.name!r} has blocks 0 to {model.n_layers - 1}"
+            )
+        if item.vector.shape != (model.width,):
+            raise CrosstaskError(
+                f"a vector of shape {tuple(item.vector.shape)} cannot be patched into model {model.name!r}, whose "
+                f"residual stream has width {model.width}"
+            )
+    given = [item.vector for item in patches if item.vector is not None]
+    if given and not torch.isfinite(torch.stack(given)).all():
+        raise CrosstaskError("a vector to patch holds values that are not finite")

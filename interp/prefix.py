@@ -1,0 +1,233 @@
+"""Run a prompt up to its delimiter once, then the delimiter under many patches: the engines of the sweep.
+
+A patch at the last token cannot change what comes before it, so all rows of a query share the keys and values of its
+prefix. Two ways of sharing:
+
+- :class:`PackedRows`: the rows are tokens of *one* sequence. All have the position id of the delimiter; by a 4-D mask
+  each sees the whole prefix and, of the rest, only itself (the tree attention of speculative decoding). Decoding goes
+  on in the same way, a row seeing its own earlier tokens. One copy of the cache, exact.
+- :class:`CopiedRows`: the cache is copied for every row, for models that take no 4-D mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from interp.batches import collate
+from interp.decoding import Answers, decode, new_cache
+from interp.hooks import Edit, Mode, patch
+from interp.models.base import Model
+from interp.prompts import Prompt
+
+
+@dataclass(frozen=True, eq=False)
+class RowPatch:
+    """One row of a sweep.
+
+    Attributes:
+        layer: the block whose output is patched.
+        vector: ``[D]``, or None for a row that is left as it is (the bare query).
+        label: for the caller's own bookkeeping.
+    """
+
+    layer: int
+    vector: Float[Tensor, " D"] | None
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How vectors are written: replace or add, the factor, and whether a patch may change nothing (in tests)."""
+
+    mode: Mode = "replace"
+    scale: float = 1.0
+    allow_noop: bool = False
+
+
+def edits_of(
+    patches: Sequence[RowPatch], rows: Sequence[int], columns: Sequence[int], manner: Manner
+) -> dict[int, Edit]:
+    """Gather patches by layer; patch ``n`` is written at ``(rows[n], columns[n])``."""
+    by_layer: dict[int, list[int]] = {}
+    for n, item in enumerate(patches):
+        if item.vector is not None:
+            by_layer.setdefault(item.layer, []).append(n)
+    return {
+        layer: Edit(
+            rows=torch.tensor([rows[n] for n in members]),
+            columns=torch.tensor([columns[n] for n in members]),
+            vectors=torch.stack([patches[n].vector for n in members]),  # type: ignore[misc]
+            mode=manner.mode,
+            scale=manner.scale,
+        )
+        for layer, members in by_layer.items()
+    }
+
+
+class Prefix:
+    """Prompts without their delimiter, left padded, run once; the vision tower runs here and nowhere else.
+
+    Attributes:
+        cache: keys and values of the prefix.
+        mask: which columns are real tokens, ``[B, T]``.
+        delimiters: the delimiter's token id in each row, ``[B]``.
+    """
+
+    def __init__(self, model: Model, prompts: Sequence[Prompt]) -> None:
+        self.model = model
+        batch = collate(model, prompts, last=False)
+        self.cache = new_cache(model)
+        model.forward(batch.inputs, past_key_values=self.cache, use_cache=True)
+        self.mask: Int[Tensor, "B T"] = batch.inputs["attention_mask"]
+        self.delimiters = torch.tensor([prompt.input_ids[-1] for prompt in prompts], device=model.device)
+
+    def reopened(self, rows: Int[Tensor, " N"] | None = None) -> DynamicCache:
+        """The cache as it was after the prefix, to be continued; with ``rows``, those rows of it, copied."""
+        cache = DynamicCache()
+        for done in self.cache.layers:
+            keys, values = done.keys, done.values
+            if rows is not None:
+                keys, values = keys[rows.to(keys.device)], values[rows.to(values.device)]
+            layer = DynamicLayer()
+            layer.lazy_initialization(keys, values)
+            layer.keys, layer.values = keys, values  # shared: continuing concatenates, and so leaves them as they are
+            cache.layers.append(layer)
+        return cache
+
+
+Pairs = Sequence[tuple[int, int]]
+"""Rows to run, each as (row of the prefix, answer that it writes)."""
+
+
+class CopiedRows:
+    """Each row with its own copy of the prefix's cache."""
+
+    def __init__(self, prefix: Prefix, pairs: Pairs) -> None:
+        self.prefix, self.model = prefix, prefix.model
+        self.answers = [answer for _, answer in pairs]
+        self.rows = torch.tensor([query for query, _ in pairs], device=prefix.mask.device)
+
+    def start(self, patches: Sequence[RowPatch], manner: Manner) -> Float[Tensor, "N V"]:
+        """Run the delimiter under each row's patch; the logits of the first answer token."""
+        prefix, n = self.prefix, len(self.rows)
+        self.cache = prefix.reopened(self.rows)
+        seen = prefix.mask[self.rows]
+        self.mask = torch.cat([seen, seen.new_ones(n, 1)], dim=1)
+        step = {
+            "input_ids": prefix.delimiters[self.rows][:, None],
+            "attention_mask": self.mask,
+            "position_ids": seen.sum(-1, keepdim=True),
+        }
+        edits = edits_of(patches, range(n), [0] * n, manner)
+        with patch(self.model.blocks, edits, allow_noop=manner.allow_noop):
+            output = self.model.forward(step, fresh=False, past_key_values=self.cache, use_cache=True)
+        return output.logits[:, -1]
+
+    def decode(self, answers: Answers, logits: Float[Tensor, "N V"]) -> None:
+        """Write the answers out."""
+        decode(self.model, answers, self.answers, self.cache, self.mask, logits)
+
+
+@dataclass(frozen=True, eq=False)
+class _Pack:
+    """Which answer each packed token belongs to; -1 fills up the shorter rows of the batch.
+
+    Attributes:
+        slots: the tokens of this step, ``[B, R]``.
+        tail: the tokens of earlier steps, in the order of the cache behind the prefix, ``[B, S]``.
+    """
+
+    slots: Int[Tensor, "B R"]
+    tail: Int[Tensor, "B S"]
+
+
+class PackedRows:
+    """All rows of a query as tokens of one sequence."""
+
+    def __init__(self, prefix: Prefix, pairs: Pairs) -> None:
+        self.prefix, self.model = prefix, prefix.model
+        by_query: list[list[int]] = [[] for _ in range(len(prefix.mask))]
+        self.sites = []
+        for query, answer in pairs:
+            self.sites.append((query, len(by_query[query])))
+            by_query[query].append(answer)
+        slots = _padded(by_query).to(prefix.mask.device)
+        self.pack = _Pack(slots, slots[:, :0])
+        self.cache = prefix.reopened()
+        self.position = prefix.mask.sum(-1, keepdim=True)  # [B, 1]
+
+    def start(self, patches: Sequence[RowPatch], manner: Manner) -> Float[Tensor, "N V"]:
+        """Run the delimiter under each row's patch; the logits of the first answer token, in the order of the pairs."""
+        rows, columns = [query for query, _ in self.sites], [slot for _, slot in self.sites]
+        edits = edits_of(patches, rows, columns, manner)
+        with patch(self.model.blocks, edits, allow_noop=manner.allow_noop):
+            logits = self._step(self.prefix.delimiters[:, None].expand_as(self.pack.slots))
+        return logits[rows, columns]
+
+    def decode(self, answers: Answers, logits: Float[Tensor, "N V"]) -> None:
+        """Write the answers out, dropping finished rows from the pack and their tokens from the cache."""
+        tokens = torch.zeros_like(self.pack.slots)
+        tokens[[q for q, _ in self.sites], [s for _, s in self.sites]] = logits.argmax(-1).to(tokens.device)
+        while True:
+            real = (self.pack.slots >= 0).nonzero()
+            held = self.pack.slots[real[:, 0], real[:, 1]].tolist()
+            going = real[answers.push(held, tokens[real[:, 0], real[:, 1]].tolist())]
+            if len(going) == 0:
+                return
+            columns = _padded([going[going[:, 0] == q, 1].tolist() for q in range(len(tokens))]).to(tokens.device)
+            slots = self.pack.slots.gather(1, columns.clamp(min=0)).masked_fill(columns < 0, -1)
+            tokens = tokens.gather(1, columns.clamp(min=0))
+            self.pack = replace(self.pack, slots=slots)
+            self._drop_finished()
+            tokens = self._step(tokens).argmax(-1)
+
+    def _step(self, tokens: Int[Tensor, "B R"]) -> Float[Tensor, "B R V"]:
+        """Run one token of every row."""
+        slots = self.pack.slots
+        self.pack = replace(self.pack, tail=torch.cat([self.pack.tail, slots], dim=1))
+        step = {
+            "input_ids": tokens,
+            "attention_mask": self._mask(),
+            "position_ids": self.position.expand_as(tokens),
+        }
+        self.position = self.position + 1
+        output = self.model.forward(step, fresh=False, last_logits=False, past_key_values=self.cache, use_cache=True)
+        return output.logits
+
+    def _mask(self) -> Float[Tensor, "B 1 R T+S"]:
+        """Additive mask: 0 on the row's prefix and on the row's own tokens, the dtype's minimum elsewhere."""
+        slots, tail = self.pack.slots, self.pack.tail
+        own: Bool[Tensor, "B R S"] = slots[:, :, None] == tail[:, None, :]
+        seen = self.prefix.mask.bool()[:, None, :].expand(-1, slots.shape[1], -1)
+        allowed = torch.cat([seen, own], dim=2)[:, None]
+        mask = torch.zeros(allowed.shape, dtype=self.model.dtype, device=allowed.device)
+        return mask.masked_fill_(~allowed, torch.finfo(mask.dtype).min)
+
+    def _drop_finished(self) -> None:
+        """Take the tokens of finished rows out of the cache when they are at least half of what the rows wrote."""
+        tail, start = self.pack.tail, self.prefix.mask.shape[1]
+        alive = (tail[:, :, None] == self.pack.slots[:, None, :]).any(-1) & (tail >= 0)
+        kept = _padded([row.nonzero()[:, 0].tolist() for row in alive]).to(tail.device)  # [B, S']
+        if 2 * kept.shape[1] > tail.shape[1]:
+            return
+        index = kept.clamp(min=0)
+        for layer in self.cache.layers:
+            where = index[:, None, :, None].to(layer.keys.device)
+            for name in ("keys", "values"):
+                full: Tensor = getattr(layer, name)
+                own = full[:, :, start:].gather(2, where.expand(-1, full.shape[1], -1, full.shape[3]))
+                setattr(layer, name, torch.cat([full[:, :, :start], own], dim=2))
+        self.pack = replace(self.pack, tail=tail.gather(1, index).masked_fill(kept < 0, -1))
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> Int[Tensor, "B R"]:
+    """Ragged rows as a rectangle, -1 where a row has ended."""
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[-1] * (width - len(row))] for row in rows], dtype=torch.long)

@@ -1,0 +1,129 @@
+"""Task vectors of a run, by arm.
+
+The delimiter states of every context are extracted once and kept in the run folder's `contexts/` while the run lasts,
+so that a continued run reads what the killed one had. A vector is then
+
+    single        v_c               one context, `shots` demonstrations
+    mean          mean_c v_c        all contexts; on the selection split only those that do not show the query's item
+    ensemble      (v_text + v_instruction) / 2
+    wrong task    mean of the other tasks' vectors of the same source
+    shuffled      mean over contexts whose outputs were permuted among the demonstrations
+    random        a random direction with, at each layer, the norm of the mean vector
+"""
+
+import re
+import zlib
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file
+from torch import Tensor
+
+from interp import vectors
+from interp.models.base import Model
+from interp.protocol.contexts import shuffle_labels, source_prompts
+from interp.protocol.plan import Plan, Unit
+from interp.runs import Run
+
+
+class Bank:
+    """Extracts, keeps and combines the task vectors of a run."""
+
+    def __init__(self, plan: Plan, run: Run, models: Callable[[str], Model]) -> None:
+        self.plan, self.run, self.models = plan, run, models
+        self.states = lru_cache(maxsize=64)(self._states)
+
+    def extract(self, unit: Unit) -> dict[str, Any]:
+        """Extracts one unit's states [P, L, D], and saves them and (for the tasks of the run) their mean vector."""
+        model, plan = self.models(unit.source_model), self.plan
+        task = plan.tasks.get(unit.task) or plan.wrong_tasks[unit.task]
+        contexts = plan.contexts(unit.task, unit.seed)
+        if unit.shuffled:
+            contexts = tuple(shuffle_labels(context, seed=unit.seed) for context in contexts)
+        prompts = source_prompts(model, task.task, unit.source, contexts, template=plan.template)
+        states = vectors.extract(model, prompts)
+        self.run.write_safetensors(_path(unit, "contexts"), {"states": states})
+        self.states.cache_clear()
+        if unit.task in plan.tasks and not unit.shuffled:
+            self._save_mean(unit, states)
+        return {"contexts": len(prompts), "tokens": sum(prompt.n_tokens for prompt in prompts)}
+
+    def _save_mean(self, unit: Unit, states: Float[Tensor, "P L D"]) -> None:
+        """Keeps the mean vector with its provenance in `vectors/`, for notebooks and other experiments."""
+        plan, examples = self.plan, unit.source != "instruction"
+        contexts = plan.contexts(unit.task, unit.seed) if examples else ()
+        provenance = vectors.Provenance.of(
+            self.models(unit.source_model),
+            task=unit.task,
+            kind="examples" if examples else "instruction",
+            modality=unit.source if examples else "none",
+            template=plan.template.text,
+            delimiter=plan.template.delimiter,
+            demonstrations=plan.settings.shots * len(contexts),
+            contexts=len(states),
+            seeds=(unit.seed,),
+            items=tuple(sorted(frozenset().union(*(context.items for context in contexts)))),
+        )
+        vectors.TaskVectors(states.mean(dim=0), provenance).save(self.run.folder / _path(unit, "vectors"))
+
+    def _states(self, unit: Unit) -> Float[Tensor, "P L D"]:
+        path = self.run.folder / _path(unit, "contexts")
+        if not path.exists():
+            self.extract(unit)
+        return load_file(path)["states"]
+
+    def vector(
+        self,
+        source_model: str,
+        source: str,
+        task: str,
+        seed: int,
+        *,
+        context: int | None = None,
+        exclude: str | None = None,
+        shuffled: bool = False,
+    ) -> Float[Tensor, "L D"]:
+        """The task vector of one arm.
+
+        Args:
+            context: read this one context only; None is the mean over contexts.
+            exclude: input of the query; contexts that show it are left out of the mean.
+            shuffled: with the outputs permuted among the demonstrations.
+        """
+        if source == "ensemble":
+            both = [
+                self.vector(source_model, part, task, seed, context=context, exclude=exclude)
+                for part in ("text", "instruction")
+            ]
+            return torch.stack(both).mean(dim=0)
+        states = self.states(Unit("extract", task, seed, source=source, source_model=source_model, shuffled=shuffled))
+        if source == "instruction":
+            return states[0]
+        if context is not None:
+            return states[context]
+        items = [context.items for context in self.plan.contexts(task, seed)]
+        return vectors.mean(states, items=items, exclude=exclude)
+
+    def wrong_task(self, source_model: str, source: str, task: str, seed: int) -> Float[Tensor, "L D"]:
+        """Mean over the other tasks' mean vectors of the same source."""
+        others = [name for name in {**self.plan.wrong_tasks, **self.plan.tasks} if name != task]
+        return torch.stack([self.vector(source_model, source, name, seed) for name in others]).mean(dim=0)
+
+    def random(self, source_model: str, source: str, task: str, seed: int) -> Float[Tensor, "L D"]:
+        """A random direction with the norm of the mean vector at each layer."""
+        mean = self.vector(source_model, source, task, seed)
+        own_seed = zlib.crc32(f"{source_model}, {source}, {task}, {seed}".encode())
+        return vectors.norm_matched_random(mean, seed=own_seed)
+
+
+def slug(name: str) -> str:
+    """A name that is safe in a path: "org/model" becomes "org--model"."""
+    return re.sub(r"[^\w.-]+", "--", name).strip("-")
+
+
+def _path(unit: Unit, folder: str) -> str:
+    shuffled = "-shuffled" if unit.shuffled else ""
+    return f"{folder}/{slug(unit.source_model)}/{slug(unit.task)}-{unit.source}-seed{unit.seed}{shuffled}.safetensors"

@@ -1,0 +1,109 @@
+"""Contexts: which items demonstrate a task, and how they are written as a prompt.
+
+A context is `shots` demonstrations and a dummy query, all drawn without replacement from the selection split. The task
+vector is read at the dummy query's delimiter, so that it has seen exactly `shots` complete demonstrations and never the
+real query. A prompt gets the same demonstrations followed by the real query, which is what "matched budget" means.
+(Luo et al. read the vector at the last *example's* delimiter, after 4 of 5 demonstrations, and prompt with 5.)
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from interp.errors import CrosstaskError
+from interp.models.base import Model
+from interp.prompts import Content, Example, Image, Prompt, Specification, Template, render
+from interp.tasks import Item, Task
+
+
+@dataclass(frozen=True)
+class Context:
+    """Demonstrations (items with the outputs they are shown with) and a dummy query."""
+
+    demonstrations: tuple[Item, ...]
+    outputs: tuple[str, ...]
+    dummy: Item
+
+    @property
+    def items(self) -> frozenset[str]:
+        """Inputs of everything the context shows, the dummy query included; the leak mask compares with these."""
+        return frozenset(item.input for item in (*self.demonstrations, self.dummy))
+
+
+def draw(pool: Sequence[Item], *, shots: int, contexts: int, seed: int, task: str) -> tuple[Context, ...]:
+    """Draws contexts; context c of a (task, seed) is the same whatever the number of contexts, tasks or sources.
+
+    Raises:
+        CrosstaskError: the pool has fewer items than a context needs.
+    """
+    if len(pool) < shots + 2:
+        raise CrosstaskError(
+            f"Task {task!r} has {len(pool)} selection items; {shots} demonstrations, a dummy query and "
+            f"a query that is in neither need {shots + 2}. Use --shots {max(1, len(pool) - 2)} or add items."
+        )
+    drawn = []
+    for index in range(contexts):
+        items = random.Random(f"{task}, seed {seed}, context {index}").sample(list(pool), shots + 1)
+        demonstrations = tuple(items[:shots])
+        drawn.append(Context(demonstrations, tuple(item.outputs[0] for item in demonstrations), items[shots]))
+    return tuple(drawn)
+
+
+def shuffle_labels(context: Context, *, seed: int) -> Context:
+    """The same context with its outputs permuted among the demonstrations, as many changed as 20 tries can change."""
+    rng = random.Random(f"shuffle, seed {seed}, " + ", ".join(item.input for item in context.demonstrations))
+    tries = [tuple(rng.sample(context.outputs, len(context.outputs))) for _ in range(20)]
+    changed = [sum(a != b for a, b in zip(shuffled, context.outputs, strict=True)) for shuffled in tries]
+    return replace(context, outputs=tries[changed.index(max(changed))])
+
+
+def content(item: Item, modality: str) -> Content:
+    """The item as a text or as its image."""
+    return item.input if modality == "text" else picture(item)
+
+
+def picture(item: Item) -> Image:
+    """The item's image.
+
+    Raises:
+        CrosstaskError: the table gives the item no image.
+    """
+    if item.image is None:
+        raise CrosstaskError(
+            f"Item {item.input!r} has no image; ask without images: --query text --source text instruction ensemble."
+        )
+    return Image(path=item.image)
+
+
+def source_prompts(
+    model: Model, task: Task, modality: str, contexts: Sequence[Context], *, template: Template
+) -> list[Prompt]:
+    """The prompts whose last delimiter holds the task vector: one per context, or the instruction alone."""
+    if modality == "instruction":
+        return [render(model, Specification(instruction=task.instruction), None, template=template)]
+    return [
+        render(model, _examples(context, modality), content(context.dummy, modality), template=template)
+        for context in contexts
+    ]
+
+
+def query_prompt(
+    model: Model, task: Task, item: Item, query: str, *, source: str, context: Context, template: Template
+) -> Prompt:
+    """The query as the model is asked it: bare (source ""), or after the demonstrations, the instruction, or both."""
+    return render(model, _specification(task, source, context), content(item, query), template=template)
+
+
+def _specification(task: Task, source: str, context: Context) -> Specification:
+    if source == "":
+        return Specification()
+    if source == "instruction":
+        return Specification(instruction=task.instruction)
+    if source == "ensemble":
+        return Specification(_examples(context, "text").examples, task.instruction)
+    return _examples(context, source)
+
+
+def _examples(context: Context, modality: str) -> Specification:
+    pairs = zip(context.demonstrations, context.outputs, strict=True)
+    return Specification(tuple(Example(content(item, modality), output) for item, output in pairs))

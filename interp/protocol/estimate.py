@@ -1,0 +1,78 @@
+"""How long a plan will take, from a short timing of the model on its own prompts."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from interp import vectors
+from interp.models.base import Model
+from interp.patching import RowPatch, generate, sweep
+from interp.protocol.contexts import query_prompt, source_prompts
+from interp.protocol.plan import Plan, Unit
+
+PROBES = 4  # prompts per timing
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Measured seconds per prompt of each modality, per generated batch row, and per swept query."""
+
+    source: dict[str, float]
+    decode: float
+    selection: dict[str, float]
+    patch: dict[str, float]
+
+    def of(self, plan: Plan, unit: Unit) -> float:
+        """Seconds that a unit should take."""
+        settings = plan.settings
+        if unit.kind == "extract":
+            count = 1 if unit.source == "instruction" else settings.contexts
+            return count * self.source[unit.source]
+        if unit.kind == "selection":
+            return len(plan.selection_queries(unit.task, unit.seed)) * self.selection[unit.query]
+        items = len(plan.tasks[unit.task].test)
+        if unit.kind == "patch":
+            return items * self.patch[unit.query]
+        shown = {"": 0.0, "ensemble": self.source["text"]}.get(unit.source, self.source.get(unit.source, 0.0))
+        return items * (shown + self.source[unit.query] / (settings.shots + 1) + self.decode)
+
+
+def measure(plan: Plan, models: Callable[[str], Model]) -> Seconds:
+    """Times a few prompts of the first task on the patched model; takes a few seconds on the bundled pair."""
+    settings, model = plan.settings, models(plan.settings.model)
+    name, task = next(iter(plan.tasks.items()))
+    seed, arms, layers = settings.seeds[0], len(plan.arms()), settings.layers
+    contexts = (plan.contexts(name, seed) * PROBES)[:PROBES]
+    modalities = {"text", "instruction", *settings.queries, *settings.sources} - {"ensemble"}
+
+    def prompts(query: str, source: str, count: int) -> list:
+        items = (task.test * count)[:count]
+        return [
+            query_prompt(model, task.task, item, query, source=source, context=context, template=plan.template)
+            for item, context in zip(items, contexts, strict=False)
+        ]
+
+    source: dict[str, float] = {}
+    for modality in ("text", *sorted(modalities)):  # text twice: the first call warms up
+        read = source_prompts(model, task.task, modality, contexts, template=plan.template)
+        source[modality] = _timed(vectors.extract, model, read) / len(read)
+    longest = task.max_new_tokens
+    asked = prompts(settings.queries[0], "text", PROBES)
+    generated = _timed(generate, model, asked, max_new_tokens=longest) / PROBES
+    vector = torch.randn(model.width)
+    curve = [[RowPatch(layer, vector) for layer in layers] * arms]
+    rows = [[RowPatch(layers[-1], vector)] * (6 * arms)]
+    selection, patch = {}, {}
+    for query in settings.queries:
+        bare = prompts(query, "", 1)
+        selection[query] = _timed(sweep, model, bare, curve, max_new_tokens=longest, keep=lambda q, r, text: False)
+        patch[query] = _timed(sweep, model, bare, rows, max_new_tokens=longest)
+    return Seconds(source, max(0.0, generated - source["text"]), selection, patch)
+
+
+def _timed(work: Callable[..., object], *arguments: object, **options: object) -> float:
+    start = time.perf_counter()
+    work(*arguments, **options)
+    return time.perf_counter() - start

@@ -1,0 +1,120 @@
+"""What the cross-modal patching experiment is asked to do, checked before anything is loaded or written."""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from interp.errors import CrosstaskError
+
+SOURCES = ("text", "image", "instruction", "ensemble")
+QUERIES = ("image", "text")
+BASE_LLM = {"bundled": "bundled-llm"}  # the base LLM that a known VLM was fine-tuned from
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run of the experiment. Empty tuples mean "everything that applies"; `resolve` fills them in.
+
+    Attributes:
+        model: the patched model: "bundled", a hub id or a folder.
+        source_models: models whose task vectors are patched into `model`.
+        tasks: task names or folders.
+        wrong_tasks: tasks whose vectors make the wrong-task control (the task itself is always left out).
+        sources: how the task is specified: text, image, instruction, ensemble (mean of text and instruction vectors).
+        queries: modalities of the query that is patched or prompted.
+        shots: complete demonstrations a single vector, and a prompt, has seen.
+        contexts: contexts averaged in a mean vector.
+        seeds: each draws its own contexts and random control vectors.
+        layers: blocks that are tried on the selection split.
+        selection_items, test_items: most queries a task may have in a split; None is all of them.
+        template: how an example is written, with {x} for the input and {y} for the output.
+        max_new_tokens: longest generated answer in tokens; None is the longest accepted answer of the task plus one.
+        on_error: "stop" or "continue" at an image that cannot be decoded.
+    """
+
+    model: str = "bundled"
+    source_models: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    wrong_tasks: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    queries: tuple[str, ...] = ()
+    shots: int = 5
+    contexts: int = 6
+    seeds: tuple[int, ...] = (0,)
+    layers: tuple[int, ...] = ()
+    selection_items: int | None = 10
+    test_items: int | None = 12
+    template: str = "Q:{x}\nA:{y}\n\n"
+    max_new_tokens: int | None = None
+    on_error: str = "stop"
+    device: str = field(default="auto")
+    dtype: str = field(default="float32")
+
+    def __post_init__(self) -> None:
+        for name, value in (("--shots", self.shots), ("--contexts", self.contexts)):
+            if value < 1:
+                raise CrosstaskError(f"{name} is {value}; it must be at least 1.")
+        optional = (
+            ("--selection-items", self.selection_items),
+            ("--test-items", self.test_items),
+            ("--max-new-tokens", self.max_new_tokens),
+        )
+        for name, limit in optional:
+            if limit is not None and limit < 1:
+                raise CrosstaskError(f"{name} is {limit}; it must be at least 1, or left out.")
+        known("--source", self.sources, SOURCES)
+        known("--query", self.queries, QUERIES)
+        known("--on-error", (self.on_error,), ("stop", "continue"))
+        for name, values in (("--seeds", self.seeds), ("--tasks", self.tasks), ("--layers", self.layers)):
+            if len(set(values)) < len(values):
+                raise CrosstaskError(f"{name} names a value twice: {' '.join(map(str, values))}.")
+        if not self.seeds:
+            raise CrosstaskError("--seeds is empty; give at least one seed, for example --seeds 0.")
+
+    def resolve(self, *, takes_images: bool, n_layers: int) -> "Settings":
+        """Fills in what depends on the model, and refuses what the model cannot do.
+
+        Raises:
+            CrosstaskError: images asked of a model without images; a layer out of range.
+        """
+        if not takes_images:
+            if "image" in self.queries:
+                raise CrosstaskError(
+                    f"{self.model!r} takes no images, so it cannot be asked image queries; use --query text."
+                )
+            if "image" in self.sources:
+                raise CrosstaskError(
+                    f"{self.model!r} takes no images, so it cannot read image examples; "
+                    "use --source text instruction ensemble."
+                )
+        outside = [layer for layer in self.layers if not 0 <= layer < n_layers]
+        if outside:
+            raise CrosstaskError(
+                f"--layers {outside[0]} is out of range: {self.model!r} has {n_layers} layers, 0 to {n_layers - 1}."
+            )
+        return replace(
+            self,
+            source_models=self.source_models or tuple(filter(None, (self.model, BASE_LLM.get(self.model)))),
+            sources=self.sources or tuple(s for s in SOURCES if takes_images or s != "image"),
+            queries=self.queries or tuple(q for q in QUERIES if takes_images or q != "image"),
+            layers=self.layers or tuple(range(n_layers)),
+        )
+
+    def config(self) -> dict[str, Any]:
+        """The settings that decide the numbers, as plain JSON values."""
+        place = ("device", "on_error")
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+            if name not in place
+        }
+
+
+def known(option: str, given: Iterable[str], accepted: tuple[str, ...]) -> None:
+    """Raises CrosstaskError with the nearest accepted value when a given one is unknown."""
+    for value in given:
+        if value not in accepted:
+            near = difflib.get_close_matches(value, accepted, n=1, cutoff=0.4)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise CrosstaskError(f"{option} {value!r} is unknown; expected one of {', '.join(accepted)}.{hint}")

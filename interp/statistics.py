@@ -1,0 +1,172 @@
+"""Intervals and paired comparisons for rates of right answers.
+
+A rate of k right answers out of n gets the Wilson score interval (Wilson, 1927). Two methods are compared on the same
+queries: with one answer per query by the exact McNemar test, which asks whether the queries that only one of them gets
+right divide evenly; with several answers per query (seeds, contexts), which are not independent, by flipping the signs
+of the queries' mean differences. A mean of such answers gets a bootstrap interval that resamples whole queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from interp.errors import CrosstaskError
+
+_CONFIDENCE = 0.95
+_BOOTSTRAP_RESAMPLES = 5000
+_PERMUTATIONS = 9999
+
+
+class Interval(NamedTuple):
+    """A value between 0 and 1 (or a difference, between -1 and 1) with the bounds of its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Method A against method B on the same queries.
+
+    Attributes:
+        n: queries (groups, where there are several answers to each).
+        difference: rate of A minus rate of B, with its bootstrap interval over queries.
+        only_a: answers that A gets right and B wrong.
+        only_b: answers that B gets right and A wrong.
+        p_value: two-sided, against the methods being equally good.
+    """
+
+    n: int
+    difference: Interval
+    only_a: int
+    only_b: int
+    p_value: float
+
+
+def wilson(k: int, n: int, *, confidence: float = _CONFIDENCE) -> Interval:
+    """A rate with its Wilson score interval.
+
+    Args:
+        k: right answers.
+        n: answers; independent of each other.
+        confidence: coverage of the interval.
+
+    Raises:
+        CrosstaskError: n is not positive, or k is not between 0 and n.
+    """
+    from scipy.stats import binomtest
+
+    if n < 1 or not 0 <= k <= n:
+        raise CrosstaskError(
+            f"No rate can be made of {k} right answers out of {n}; expected 0 <= right <= answers, 1 <= answers."
+        )
+    bounds = binomtest(int(k), int(n)).proportion_ci(confidence, method="wilson")
+    return Interval(k / n, float(bounds.low), float(bounds.high))
+
+
+def compare_paired(
+    a: Sequence[bool], b: Sequence[bool], *, groups: Sequence[Hashable] | None = None, seed: int = 0
+) -> Comparison:
+    """Compare two methods that answered the same queries, answer by answer.
+
+    Args:
+        a: whether method A's answers are right.
+        b: whether method B's answers are right, in the same order.
+        groups: which query each answer belongs to; needed when a query is answered more than once.
+        seed: of the resampling; the exact McNemar test has no randomness.
+
+    Returns:
+        The comparison. The p-value is the exact McNemar test's without `groups`, and the sign-flip test's with them.
+
+    Raises:
+        CrosstaskError: unequal lengths, or nothing to compare.
+    """
+    if len(a) != len(b):
+        raise CrosstaskError(
+            f"A paired comparison needs the same queries on both sides; got {len(a)} and {len(b)} answers."
+        )
+    right_a, right_b = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
+    only_a, only_b = int(np.sum(right_a & ~right_b)), int(np.sum(right_b & ~right_a))
+    differences = group_means(right_a.astype(float) - right_b, groups)
+    p_value = _mcnemar(only_a, only_b) if groups is None else _sign_flip(differences, seed)
+    return Comparison(len(differences), bootstrap_mean(differences, seed=seed), only_a, only_b, p_value)
+
+
+def bootstrap_mean(
+    values: Sequence[float] | Float[np.ndarray, " n"],
+    *,
+    groups: Sequence[Hashable] | None = None,
+    confidence: float = _CONFIDENCE,
+    seed: int = 0,
+) -> Interval:
+    """A mean with its percentile bootstrap interval.
+
+    Args:
+        values: for instance whether answers are right, or differences of such.
+        groups: which query each value belongs to; whole queries are resampled, each with the same weight.
+        confidence: coverage of the interval.
+        seed: of the resampling.
+
+    Raises:
+        CrosstaskError: there is no value, or not one group for each.
+    """
+    from scipy.stats import bootstrap
+
+    means = group_means(np.asarray(values, dtype=float), groups)
+    value = float(means.mean())
+    if np.ptp(means) == 0:  # nothing varies, and SciPy would answer with NaN and a warning
+        return Interval(value, value, value)
+    found = bootstrap(
+        (means,), np.mean, confidence_level=confidence, n_resamples=_BOOTSTRAP_RESAMPLES, method="percentile",
+        rng=np.random.default_rng(seed), batch=500,
+    )  # fmt: skip
+    return Interval(value, float(found.confidence_interval.low), float(found.confidence_interval.high))
+
+
+def group_means(
+    values: Float[np.ndarray, " n"],
+    groups: Sequence[Hashable] | None,
+) -> Float[np.ndarray, " groups"]:
+    """Mean value of each group, in the order in which groups are first seen; the values themselves without groups.
+
+    Raises:
+        CrosstaskError: there is no value, or not one group for each.
+    """
+    if not len(values):
+        raise CrosstaskError("There are no answers to take a mean of.")
+    if groups is None:
+        return values
+    if len(groups) != len(values):
+        raise CrosstaskError(f"Each answer needs its group; got {len(values)} answers and {len(groups)} groups.")
+    index: dict[Hashable, int] = {}
+    codes = np.array([index.setdefault(group, len(index)) for group in groups])
+    return np.bincount(codes, weights=values) / np.bincount(codes)
+
+
+def _mcnemar(only_a: int, only_b: int) -> float:
+    from scipy.stats import binomtest
+
+    discordant = only_a + only_b
+    return float(binomtest(only_a, discordant).pvalue) if discordant else 1.0
+
+
+def _sign_flip(differences: Float[np.ndarray, " groups"], seed: int) -> float:
+    """Two-sided p-value of the mean under independent signs; exact when there are few groups."""
+    from scipy.stats import permutation_test
+
+    def mean(x: Any, axis: int = -1) -> Any:
+        return np.mean(x, axis=axis)
+
+    if not differences.any():
+        return 1.0
+    found = permutation_test(
+        (differences,), mean, permutation_type="samples", vectorized=True, n_resamples=_PERMUTATIONS, batch=1000,
+        rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    return float(found.pvalue)

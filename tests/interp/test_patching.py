@@ -1,0 +1,289 @@
+"""Patched generation, and the sweep that shares a query's prefix, are exact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from interp.batches import collate
+from interp.decoding import Answers, Generation
+from interp.errors import CrosstaskError
+from interp.hooks import Edit, HookError, patch
+from interp.models.base import Model
+from interp.patching import RowPatch, choose_engine, generate, sweep, sweep_logits
+from interp.prompts import Example, Prompt, Specification, render
+from interp.vectors import extract
+from tests.tiny import LAYERS, WIDTH, picture, tiny_llama, tiny_llava
+
+EXACT = {"rtol": 0.0, "atol": 1e-9}
+NEW_TOKENS = 6
+
+
+def queries(model: Model) -> list[Prompt]:
+    """Ragged queries: no image, one, and several; text with colons."""
+    if not model.takes_images:
+        spec = Specification((Example("ratio 3:1", "x: y"),))
+        return [render(model, Specification(), "q"), render(model, spec, "a longer query: 12:30")]
+    shots = (Example(picture(0), "Paris"), Example(picture(1), "a: b"))
+    return [
+        render(model, Specification(), picture(2)),
+        render(model, Specification(shots), picture(3)),
+        render(model, Specification(), "a text query: 1:2"),
+    ]
+
+
+def vectors(n: int, seed: int = 0) -> Tensor:
+    return torch.randn(n, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) * 4
+
+
+def every_layer(prompts: list[Prompt]) -> list[list[RowPatch]]:
+    """All layers x two vectors and the bare query; the last query has fewer rows."""
+    rows = [RowPatch(layer, vector) for vector in vectors(2) for layer in range(LAYERS)]
+    return [[*rows, RowPatch(0, None)] for _ in prompts[:-1]] + [rows[:3]]
+
+
+def separate_logits(model: Model, prompt: Prompt, row: RowPatch) -> Tensor:
+    """The reference: one full forward without a cache, for one row alone."""
+    batch = collate(model, [prompt])
+    if row.vector is None:
+        return model.forward(batch.inputs, use_cache=False).logits[0, -1]
+    edit = Edit(torch.tensor([0]), batch.positions, row.vector[None])
+    with patch(model.blocks, {row.layer: edit}):
+        return model.forward(batch.inputs, use_cache=False).logits[0, -1]
+
+
+def separate_tokens(model: Model, prompt: Prompt, row: RowPatch, n: int) -> tuple[int, ...]:
+    """The reference for generation: the cache off, the whole sequence again at each step, the patch repeated."""
+    batch, tokens = collate(model, [prompt]), []
+    edit = Edit(torch.tensor([0]), batch.positions, row.vector[None]) if row.vector is not None else None
+    with patch(model.blocks, {row.layer: edit} if edit else {}, times=n):
+        for _ in range(n):
+            logits = model.forward(batch.inputs, use_cache=False).logits[0, -1]
+            tokens.append(int(logits.argmax()))
+            for name, value in (("input_ids", tokens[-1]), ("attention_mask", 1), ("position_ids", None)):
+                old = batch.inputs[name]
+                new = old[:, -1:] + 1 if value is None else torch.tensor([[value]])
+                batch.inputs[name] = torch.cat([old, new], dim=1)
+    return tuple(tokens)
+
+
+@pytest.fixture(params=["llava", "llava-no-cls", "llama", "gpt2"])
+def model(request: pytest.FixtureRequest) -> Model:
+    if request.param == "llava-no-cls":
+        return tiny_llava(cls=False)
+    return request.getfixturevalue(request.param)
+
+
+@pytest.mark.parametrize("engine", ["packed", "copied", "plain"])
+@pytest.mark.parametrize("limits", [{}, {"max_rows": 3}, {"budget": 1}], ids=["together", "few rows", "one query"])
+def test_sweep_equals_separate_forwards_at_every_layer(model: Model, engine: str, limits: dict) -> None:
+    prompts = queries(model)
+    rows = every_layer(prompts)
+    found = sweep_logits(model, prompts, rows, engine=engine, **limits)  # type: ignore[arg-type]
+    for prompt, patches, logits in zip(prompts, rows, found, strict=True):
+        expected = torch.stack([separate_logits(model, prompt, row) for row in patches])
+        assert len({tuple(row.tolist()) for row in expected}) == len(patches)  # the patches do something
+        torch.testing.assert_close(logits, expected, **EXACT)
+
+
+@pytest.mark.parametrize("engine", ["packed", "copied", "plain"])
+def test_sweep_generates_what_repatching_every_step_without_a_cache_does(model: Model, engine: str) -> None:
+    prompts = queries(model)
+    rows = every_layer(prompts)
+    found = sweep(model, prompts, rows, engine=engine, max_new_tokens=NEW_TOKENS, stop=None)  # type: ignore[arg-type]
+    assert [len(answers) for answers in found] == [len(patches) for patches in rows]
+    for prompt, patches, answers in zip(prompts, rows, found, strict=True):
+        for row, answer in zip(patches, answers, strict=True):
+            expected = separate_tokens(model, prompt, row, NEW_TOKENS)
+            assert answer.token_ids == expected[: len(answer.token_ids)]
+            assert len(answer.token_ids) == NEW_TOKENS or answer.stopped
+
+
+def test_generate_patches_at_prefill_only_and_equals_repatching(model: Model) -> None:
+    prompts = queries(model)
+    given = [*vectors(len(prompts) - 1), None]
+    answers = generate(model, prompts, vectors=given, layers=[1, 2, 0][: len(prompts)], max_new_tokens=5, stop=None)
+    for prompt, vector, layer, answer in zip(prompts, given, [1, 2, 0], answers, strict=False):
+        expected = separate_tokens(model, prompt, RowPatch(layer, vector), 5)
+        assert answer.token_ids == expected[: len(answer.token_ids)]
+    assert any(len(answer.token_ids) == 5 for answer in answers)
+
+
+def test_generated_row_in_padded_batch_equals_row_alone(model: Model) -> None:
+    prompts = queries(model) * 2
+    given, layers = list(vectors(len(prompts))), [n % LAYERS for n in range(len(prompts))]
+    together = generate(model, prompts, vectors=given, layers=layers)
+    for budget in (1, 40):
+        assert generate(model, prompts, vectors=given, layers=layers, budget=budget) == together
+
+
+def test_generate_agrees_with_transformers(llava: Model) -> None:
+    prompts = queries(llava)
+    batch = collate(llava, prompts)
+    inputs = {k: v for k, v in batch.inputs.items() if k != "position_ids"}
+    theirs = llava.module.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=2)
+    ours = generate(llava, prompts, max_new_tokens=NEW_TOKENS, stop=None)
+    for row, answer in zip(theirs[:, inputs["input_ids"].shape[1] :].tolist(), ours, strict=True):
+        assert answer.token_ids == tuple(row[: len(answer.token_ids)])
+
+
+@pytest.mark.parametrize("engine", ["packed", "copied", "plain"])
+def test_identity_patch_is_a_no_op_and_raises_unless_allowed(model: Model, engine: str) -> None:
+    prompts = queries(model)
+    states = extract(model, prompts)
+    rows = [[*map(RowPatch, range(LAYERS), states[q]), RowPatch(0, None)] for q in range(len(prompts))]
+    identity = sweep_logits(model, prompts, rows, engine=engine, allow_noop=True)  # type: ignore[arg-type]
+    for logits in identity:
+        torch.testing.assert_close(logits, logits[-1:].expand_as(logits), **EXACT)
+    exact = extract(model, prompts[:1])[0]
+    with pytest.raises(HookError, match="changes nothing"):
+        generate(model, prompts[:1], vectors=[exact[1]], layers=[1])
+    same = generate(model, prompts[:1], vectors=[exact[1]], layers=[1], allow_noop=True)
+    assert same == generate(model, prompts[:1])
+
+
+def test_patching_the_last_block_sets_the_logits(llava: Model) -> None:
+    prompts, last = queries(llava), LAYERS - 1
+    vector = vectors(1)[0]
+    for logits in sweep_logits(llava, prompts, [[RowPatch(last, vector)]] * len(prompts), engine="packed"):
+        torch.testing.assert_close(logits[0], llava.head(llava.final_norm(vector)), **EXACT)
+
+
+def test_add_with_a_scale_differs_from_replace_and_equals_its_sum(llava: Model) -> None:
+    prompts, vector = queries(llava), vectors(1)[0]
+    states = extract(llava, prompts)
+    added = sweep_logits(llava, prompts, [[RowPatch(1, vector)]] * len(prompts), mode="add", scale=0.5)
+    summed = sweep_logits(llava, prompts, [[RowPatch(1, states[q, 1] + vector / 2)] for q in range(len(prompts))])
+    for left, right in zip(added, summed, strict=True):
+        torch.testing.assert_close(left, right, **EXACT)
+
+
+@pytest.mark.parametrize("engine", ["packed", "copied"])
+def test_vision_tower_runs_once_however_many_rows(llava: Model, engine: str) -> None:
+    images: list[int] = []
+    handle = llava.module.model.vision_tower.register_forward_hook(
+        lambda _module, _inputs, output: images.append(len(output.last_hidden_state))
+    )
+    try:
+        prompts = queries(llava)
+        sweep(llava, prompts, every_layer(prompts), engine=engine, max_rows=4)  # type: ignore[arg-type]
+    finally:
+        handle.remove()
+    assert sum(images) == sum(len(prompt.images) for prompt in prompts)
+
+
+@pytest.mark.parametrize("engine", ["packed", "copied", "plain"])
+def test_pruned_rows_end_early_and_leave_the_others_as_they_are(model: Model, engine: str) -> None:
+    prompts = queries(model)
+    rows = every_layer(prompts)
+    whole = sweep(model, prompts, rows, engine=engine, max_new_tokens=8, stop=None)  # type: ignore[arg-type]
+    seen: set[tuple[int, int]] = set()
+
+    def keep(query: int, row: int, text: str) -> bool:
+        assert "\ufffd" not in text[-1:]
+        seen.add((query, row))
+        return (query + row) % 4 == 0
+
+    pruned = sweep(model, prompts, rows, engine=engine, max_new_tokens=8, stop=None, keep=keep)  # type: ignore[arg-type]
+    assert len(seen) > len(prompts)
+    for query, (full, short) in enumerate(zip(whole, pruned, strict=True)):
+        for row, (one, other) in enumerate(zip(full, short, strict=True)):
+            if (query + row) % 4 == 0:
+                assert other == one
+            else:
+                assert other.token_ids == one.token_ids[:1]
+
+
+def test_packed_pruning_shrinks_the_pack(llava: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = queries(llava)[:2]
+    widths, lengths, forward = [], [], Model.forward
+
+    def watched(self: Model, inputs: dict[str, Tensor], **options: object) -> object:
+        widths.append(inputs["input_ids"].shape[1])
+        lengths.append(inputs["attention_mask"].shape[-1])
+        return forward(self, inputs, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Model, "forward", watched)
+    rows = [[RowPatch(layer, vector) for vector in vectors(4) for layer in range(LAYERS)]] * 2
+    sweep(llava, prompts, rows, engine="packed", max_new_tokens=5, stop=None, keep=lambda q, r, _: r == 3)
+    assert widths[1] == 16
+    assert widths[2:] == [1] * (len(widths) - 2)
+    assert lengths[2:] == [widths[0] + 1 + n for n in range(1, len(lengths) - 1)]  # the dead rows' tokens are gone
+
+
+def test_answers_end_at_the_stop_string_or_the_end_of_sequence(llama: Model) -> None:
+    encode = llama.tokenizer.encode
+    (newline,) = encode("\n")
+    (a,) = encode("a")
+    answers = Answers(llama, 5, max_new_tokens=3, stop="\n", keep=lambda row, text: row != 3)
+    assert answers.push(range(5), [a, newline, 2, a, a]) == [0, 4]
+    assert answers.push([0, 4], [newline, a]) == [1]
+    assert answers.push([4], [a]) == []
+    assert answers.results() == [
+        Generation("a", (a, newline), "a", True),
+        Generation("", (newline,), "\n", True),
+        Generation("", (2,), "", True),
+        Generation("a", (a,), "a", False),
+        Generation("aaa", (a, a, a), "a", False),
+    ]
+
+
+def test_half_a_character_is_not_shown_to_the_pruner(llama: Model) -> None:
+    shown: list[str] = []
+    pieces = llama.tokenizer.encode("é")
+    assert len(pieces) == 2
+    answers = Answers(llama, 1, max_new_tokens=9, stop=None, keep=lambda _, text: shown.append(text) or True)  # type: ignore[func-returns-value]
+    for piece in pieces:
+        answers.push([0], [piece])
+    assert shown == ["", "é"]
+
+
+def test_auto_takes_the_fastest_exact_engine(llava: Model, gpt2: Model) -> None:
+    assert choose_engine(llava, "auto", 100) == choose_engine(gpt2, "auto", 100) == "packed"
+    assert choose_engine(tiny_llava(attn_implementation="eager"), "auto", 100) == "packed"
+    sliding = tiny_llama(layer_types=["full_attention", "sliding_attention"] * 2, sliding_window=64)
+    assert choose_engine(sliding, "auto", 64) == "packed"
+    assert choose_engine(sliding, "auto", 65) == "copied"
+    recurrent = tiny_llama(layer_types=["full_attention", "linear_attention"] * 2)
+    assert choose_engine(recurrent, "auto", 64) == "plain"
+    with pytest.raises(CrosstaskError, match="engine 'copied' is not exact for model 'tiny-llama'; use .* plain"):
+        choose_engine(recurrent, "copied", 64)
+
+
+def test_eager_attention_packs_too() -> None:
+    model = tiny_llava(attn_implementation="eager")
+    prompts = queries(model)
+    rows = every_layer(prompts)
+    packed = sweep_logits(model, prompts, rows, engine="packed")
+    for left, right in zip(packed, sweep_logits(model, prompts, rows, engine="plain"), strict=True):
+        torch.testing.assert_close(left, right, rtol=0, atol=1e-4)  # eager attention takes its softmax in float32
+
+
+@pytest.mark.parametrize(
+    ("call", "complaint"),
+    [
+        (lambda m, p: generate(m, p, vectors=[vectors(1)[0]], layers=[LAYERS]), "layer 4 is out of range"),
+        (lambda m, p: generate(m, p, vectors=[vectors(1)[0]], layers=[-1]), "layer -1 is out of range"),
+        (lambda m, p: generate(m, p, vectors=[vectors(1)[0][:7]], layers=[0]), "width 32"),
+        (lambda m, p: generate(m, p, vectors=[vectors(1)[0] / 0], layers=[0]), "not finite"),
+        (lambda m, p: generate(m, p, vectors=[vectors(1)[0]]), "no layers"),
+        (lambda m, p: generate(m, p, vectors=[]), "1 prompts, but 0 vectors"),
+        (lambda m, p: sweep(m, p, []), "1 queries, but patches for 0"),
+    ],
+)
+def test_patches_that_do_not_fit_the_model_are_refused(
+    llama: Model, call: Callable[[Model, list[Prompt]], object], complaint: str
+) -> None:
+    with pytest.raises(CrosstaskError, match=complaint):
+        call(llama, [render(llama, Specification(), "q")])
+
+
+def test_query_without_rows_gets_an_empty_list(llava: Model) -> None:
+    prompts = queries(llava)
+    rows: list[list[RowPatch]] = [[], [RowPatch(1, vectors(1)[0])], []]
+    assert [len(answers) for answers in sweep(llava, prompts, rows)] == [0, 1, 0]
+    assert sweep(llava, [], []) == []
+    assert generate(llava, []) == []

@@ -1,0 +1,105 @@
+"""Intervals and paired comparisons, against closed formulas and enumeration."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from interp.errors import CrosstaskError
+from interp.statistics import bootstrap_mean, compare_paired, group_means, wilson
+
+
+def enumerated_sign_flip(differences):
+    """Two-sided p-value over all signs, as SciPy defines it: twice the smaller tail, at most 1."""
+    observed = np.mean(differences)
+    means = [np.mean(np.multiply(signs, differences)) for signs in itertools.product((1, -1), repeat=len(differences))]
+    tails = np.mean(np.array(means) >= observed - 1e-12), np.mean(np.array(means) <= observed + 1e-12)
+    return min(1.0, 2 * min(tails))
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 20), (7, 20), (20, 20), (1, 1)])
+def test_wilson_is_the_closed_formula(k, n):
+    z = 1.959963984540054
+    rate, centre = k / n, (k + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * math.sqrt(n * rate * (1 - rate) + z * z / 4)
+    assert wilson(k, n) == pytest.approx((rate, max(0, centre - half), min(1, centre + half)), abs=1e-9)
+
+
+def test_wilson_widens_with_confidence():
+    assert wilson(5, 10, confidence=0.99).low < wilson(5, 10).low
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 0), (3, 2), (-1, 2)])
+def test_wilson_refuses_impossible_counts(k, n):
+    with pytest.raises(CrosstaskError, match=f"{k} right answers out of {n}"):
+        wilson(k, n)
+
+
+def test_mcnemar_counts_only_what_the_methods_disagree_on():
+    a = [True] * 8 + [False] * 1 + [True] * 50
+    b = [False] * 8 + [True] * 1 + [True] * 50
+    found = compare_paired(a, b)
+    assert (found.n, found.only_a, found.only_b) == (59, 8, 1)
+    assert found.difference.value == pytest.approx(7 / 59)
+    assert found.difference.low < 7 / 59 < found.difference.high
+    assert found.p_value == pytest.approx(2 * (1 + 9) / 2**9)
+    assert compare_paired(b, a).p_value == found.p_value
+
+
+def test_equal_methods_are_not_told_apart():
+    same = [True, False, True]
+    for groups in (None, ["x", "x", "y"]):
+        found = compare_paired(same, same, groups=groups)
+        assert (found.p_value, found.difference) == (1.0, (0.0, 0.0, 0.0))
+
+
+def test_repeated_answers_to_a_query_do_not_count_as_more_evidence():
+    a, b = [True, True, True, False, True, True], [False, False, True, False, False, False]
+    once = compare_paired(a, b, groups=range(6))
+    repeated = compare_paired(a * 3, b * 3, groups=list(range(6)) * 3)
+    assert repeated.n == once.n == 6
+    assert repeated.p_value == once.p_value == pytest.approx(enumerated_sign_flip([1, 1, 0, 0, 1, 1]))
+    assert compare_paired(a * 3, b * 3).p_value < 0.01 < once.p_value  # what ignoring the repetition would claim
+
+
+def test_sign_flip_uses_each_querys_mean_difference():
+    a, b = [True, True, False, True, True, True], [False, True, True, False, False, False]
+    found = compare_paired(a, b, groups=["x", "x", "y", "y", "z", "z"])
+    assert found.p_value == pytest.approx(enumerated_sign_flip([0.5, 0.0, 1.0]))
+
+
+def test_group_means_weigh_each_group_once():
+    assert group_means(np.array([1.0, 0.0, 0.0, 1.0]), ["b", "b", "b", "a"]).tolist() == [pytest.approx(1 / 3), 1.0]
+
+
+def test_bootstrap_interval_is_the_known_one_for_a_large_sample():
+    values = np.arange(400) % 2
+    found = bootstrap_mean(values)
+    assert found.value == 0.5
+    assert (found.low, found.high) == (
+        pytest.approx(0.5 - 1.96 * 0.025, abs=0.01),
+        pytest.approx(0.5 + 1.96 * 0.025, abs=0.01),
+    )
+
+
+def test_bootstrap_resamples_whole_queries():
+    values = [0.0, 1.0] * 10
+    alone = bootstrap_mean(np.repeat(values, 20))
+    grouped = bootstrap_mean(np.repeat(values, 20), groups=np.repeat(np.arange(20), 20).tolist())
+    assert grouped.high - grouped.low > 3 * (alone.high - alone.low)
+    assert grouped == bootstrap_mean(values)
+
+
+def test_the_same_seed_gives_the_same_interval():
+    values = np.random.default_rng(0).random(30)
+    assert bootstrap_mean(values, seed=1) == bootstrap_mean(values, seed=1) != bootstrap_mean(values, seed=2)
+
+
+def test_nothing_to_compare_is_an_error():
+    with pytest.raises(CrosstaskError, match="same queries on both sides; got 1 and 2"):
+        compare_paired([True], [True, False])
+    with pytest.raises(CrosstaskError, match="no answers to take a mean of"):
+        compare_paired([], [])
+    with pytest.raises(CrosstaskError, match="got 2 answers and 1 groups"):
+        bootstrap_mean([0.0, 1.0], groups=["x"])
