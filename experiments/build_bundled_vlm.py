@@ -30,9 +30,11 @@ class Arguments:
     """Fixes initial weights, order, augmentation and scenes."""
     tower_steps: int = 800
     """Optimiser steps of the tower as a classifier (40 drawings and 10 scenes each)."""
-    align_steps: int = 600
+    anchor_steps: int = 160
+    """Optimiser steps of the warm start in the space of input embeddings (64 drawings each)."""
+    align_steps: int = 240
     """Optimiser steps with the language model frozen."""
-    tune_steps: int = 300
+    tune_steps: int = 160
     """Optimiser steps with a LoRA on the language model."""
     rank: int = 8
     """Rank of the LoRA."""

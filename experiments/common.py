@@ -6,11 +6,15 @@ Exit codes: 0 done; 2 bad input, said in one sentence on stderr; 130 interrupted
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, TypeVar
 
 import tyro
 
 from interp.errors import CrosstaskError
+
+if TYPE_CHECKING:
+    from interp.models.base import Model
 
 Arguments = TypeVar("Arguments")
 
@@ -44,6 +48,16 @@ def run(
         print("\nInterrupted. What is finished is kept: run the same command again to continue.", file=sys.stderr)
         return 130
     return 0
+
+
+def model_loader(*, dtype: str, device: str) -> "Callable[[str], Model]":
+    """A function that loads each model once, when it is first asked for, without the libraries' progress bars."""
+    from transformers.utils import logging
+
+    from interp.models.base import load_model
+
+    logging.disable_progress_bar()
+    return cache(lambda name: load_model(name, dtype=dtype, device=device))
 
 
 def quieten() -> None:

@@ -2,9 +2,9 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -68,7 +68,7 @@ class Arguments:
     """Seeds of the contexts and of the random vectors."""
     layers: Annotated[tuple[int, ...] | Literal["all"], tyro.conf.arg(metavar="{all,INT ...}")] = "all"
     """Layers tried on the selection split, counted from 0."""
-    template: str = r"Q:{x}\nA:{y}\n\n"
+    template: str = r"Q: {x}\nA: {y}\n\n"
     r"""How an example is written: {x} is the input, {y} the output, \n a new line. A query ends where {y} begins."""
     selection_items: Annotated[int | None, _arg("INT", "10; with --full all")] = None
     """Most items of a task that choose the layer."""
@@ -123,7 +123,7 @@ def main(arguments: Arguments) -> None:
     from interp.protocol.work import Work
     from interp.runs import Run
 
-    models = _loader(settings)
+    models = common.model_loader(dtype=settings.dtype, device=settings.device)
     plan = make_plan(settings, models(settings.model))
     remarks = check_sources(plan.settings, models)
     for line in plan.skipped:
@@ -133,13 +133,7 @@ def main(arguments: Arguments) -> None:
     with Run.open(folder, plan.config(), seeds=settings.seeds, models=fingerprints) as run:
         _perform(plan, Work(plan, run, models), models, console)
         _write(plan, run, console, lead=[*plan.describe().split("\n"), *remarks])
-
-
-def _loader(settings: "Settings") -> "Callable[[str], Model]":
-    """Loads each model once, when it is first asked for."""
-    from interp.models.base import load_model
-
-    return cache(lambda name: load_model(name, dtype=settings.dtype, device=settings.device))
+        shutil.rmtree(run.folder / "contexts", ignore_errors=True)  # only a run that goes on needs them
 
 
 def _default_folder(arguments: Arguments) -> Path:
@@ -190,7 +184,8 @@ def _write(plan: "Plan", run: "Run", console: "Console", *, lead: list[str]) -> 
     from interp.protocol import tables
 
     predictions = tables.prediction_table(plan, run)
-    sweep, layers = tables.sweep_table(plan, run), tables.layer_table(plan, run)
+    sweep = tables.sweep_table(plan, run)
+    layers = tables.layer_table(sweep)
     summary, paired = tables.summary_table(predictions), tables.paired_table(predictions)
     for name, table in {
         "results": tables.result_table(predictions),
@@ -202,9 +197,10 @@ def _write(plan: "Plan", run: "Run", console: "Console", *, lead: list[str]) -> 
         run.write_csv(f"{name}.csv", table)
     answers = predictions.astype({"layer": object})
     run.write_jsonl("predictions.jsonl", answers.where(answers.notna(), None).to_dict("records"))
-    drawn = _figures(plan, summary, paired, sweep, layers)
-    for name, (figure, _) in drawn.items():
-        run.write_figure(f"figures/{name}", figure)
+    drawn = {}
+    for name, (figure, caption) in _figures(plan, summary, paired, sweep, layers).items():
+        png, _ = run.write_figure(f"figures/{name}", figure)
+        drawn[name] = (png.read_bytes(), caption)
     page = report.cross_modal_report(
         title=f"Cross-modal patching of {plan.settings.model}",
         lead=lead,
@@ -277,17 +273,22 @@ def _terminal_table(summary: "DataFrame") -> "Table":
     """Mean over tasks of every arm at the pooled layer, one column per query modality."""
     from rich.table import Table
 
-    from figures.report import arm_name
+    from figures.cross_modal import METHODS, SOURCES, arm_name
 
     shown = summary[(summary["task"] == "all") & summary["layer_choice"].isin(["", "pooled"])]
     queries = list(dict.fromkeys(shown["query"]))
-    table = Table(
-        "method", "demonstrations", *(f"{query} queries" for query in queries), title="Exact match, mean over tasks"
-    )
-    for arm, rows in shown.groupby(["method", "source", "source_model"], sort=False):
-        cells = rows.set_index("query")
-        rates = [f"{r.exact:.2f} [{r.low:.2f}, {r.high:.2f}]" for r in (cells.loc[query] for query in queries)]
-        table.add_row(arm_name(*arm), str(rows["demonstrations"].iloc[0]), *rates, end_section=False)
+    table = Table("method", "shown", *(f"{query} queries" for query in queries), title="Exact match, mean over tasks")
+    previous = None
+    found = {(row.method, row.source, row.source_model, row.query): row for row in shown.itertuples()}
+    for arm in sorted(
+        {key[:3]: None for key in found}, key=lambda arm: (list(METHODS).index(arm[0]), ["", *SOURCES].index(arm[1]))
+    ):
+        rows = [found[(*arm, query)] for query in queries]
+        rates = [f"{row.exact:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in rows]
+        if previous not in (None, arm[0]):
+            table.add_section()
+        previous = arm[0]
+        table.add_row(arm_name(*arm), str(rows[0].demonstrations), *rates)
     return table
 
 

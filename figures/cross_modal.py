@@ -68,7 +68,7 @@ def accuracy_per_layer(sweep: pd.DataFrame, layers: pd.DataFrame, *, task: str =
             panel, ax = shown[(shown["query"] == query) & (shown["source_model"] == model)], axes[row, column]
             for source in _ordered(panel["source"], SOURCES):
                 top = max(top, _curve(ax, panel[panel["source"] == source], source, chosen.get((model, source, query))))
-            ax.set_title(f"{query} queries, vectors from {model}", loc="left")
+            ax.set_title(f"{query} queries, vectors from {model_name(model)}", loc="left")
             ax.grid(axis="y", **_GRID)
             if row == len(queries) - 1:
                 ax.set_xlabel("patched layer (block output, 0-based)")
@@ -93,7 +93,8 @@ def accuracy_per_layer_and_task(sweep: pd.DataFrame, layers: pd.DataFrame, *, so
             chosen = layers[(layers["task"] == task) & (layers["source_model"] == source_model)]
             for source in _ordered(panel["source"], SOURCES):
                 layer = chosen[(chosen["source"] == source) & (chosen["query"] == query)]["layer"]
-                _curve(ax, panel[panel["source"] == source], source, layer.iloc[0] if len(layer) else None)
+                place = layer.iloc[0] if len(layer) else None
+                _curve(ax, panel[panel["source"] == source], source, place, shade=0.06)
             ax.set_title(f"{task}\n{query} queries, n = {_items(panel)}", loc="left")
             ax.set_ylim(0, 1.02)
             ax.grid(axis="y", **_GRID)
@@ -102,7 +103,9 @@ def accuracy_per_layer_and_task(sweep: pd.DataFrame, layers: pd.DataFrame, *, so
             if column == 0:
                 ax.set_ylabel("exact match")
     _source_legend(figure, _ordered(shown["source"], SOURCES), extra=[("layer chosen for the task", "--")])
-    figure.suptitle(f"Accuracy per patched layer, vectors from {source_model} (selection split, {_count(shown)})")
+    figure.suptitle(
+        f"Accuracy per patched layer, vectors from {model_name(source_model)} (selection split, {_count(shown)})"
+    )
     return figure
 
 
@@ -129,6 +132,7 @@ def method_comparison(summary: pd.DataFrame, *, query: str | None = None) -> Fig
         shown = shown[(shown["query"] == query) & (shown["task"] != "all")]
         panels = [(name, shown[shown["task"] == name]) for name in dict.fromkeys(shown["task"])]
         subject = f"{query} queries"
+    separator = ", " if query is None else "\n"
     arms = _arms(shown)
     places = _places(arms)
     figure = Figure(figsize=(3.1 + (4.2 if query is None else 2.1) * len(panels), 1.6 + 0.19 * (places[-1] + 1)))
@@ -136,11 +140,11 @@ def method_comparison(summary: pd.DataFrame, *, query: str | None = None) -> Fig
     axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True, sharex=True))
     for ax, (title, panel) in zip(axes, panels, strict=True):
         _dots(ax, panel, arms, places)
-        ax.set_title(f"{title}, n = {_span(panel['items'])}", loc="left")
+        ax.set_title(f"{title}{separator}n = {_span(panel['items'])}", loc="left")
         ax.set_xlabel("exact match")
     axes[0].set_ylim(places[-1] + 0.8, -0.8)
     axes[0].set_xlim(-0.02, min(1.02, max(0.2, 1.08 * shown["high"].max())))
-    axes[0].set_yticks(places, [_arm_label(arm) for arm in arms])
+    axes[0].set_yticks(places, [arm_name(*arm) for arm in arms])
     seeds = int(shown["seeds"].max())
     figure.suptitle(
         f"Methods compared, {subject} (test split, {seeds} seed{'s' if seeds > 1 else ''}; "
@@ -180,7 +184,7 @@ def paired_differences(paired: pd.DataFrame, *, method: str = "patch_single") ->
             ax.grid(axis="x", **_GRID)
             ax.set_yticks(range(len(tasks)), [*tasks[:-1], "all tasks"])
             ax.set_ylim(len(tasks) - 0.4, -0.6)
-            ax.set_title(f"{query} queries, vectors from {model}", loc="left")
+            ax.set_title(f"{query} queries, vectors from {model_name(model)}", loc="left")
             if row == len(models) - 1:
                 ax.set_xlabel("exact match, patch minus prompt")
     _source_legend(figure, _ordered(shown["source"], SOURCES), line="")
@@ -191,11 +195,25 @@ def paired_differences(paired: pd.DataFrame, *, method: str = "patch_single") ->
     return figure
 
 
-def _curve(ax: Axes, rows: pd.DataFrame, source: str, chosen: float | None) -> float:
+def arm_name(method: str, source: str, source_model: str) -> str:
+    """An arm in words, e.g. "patch, one context · text examples (bundled)"."""
+    if method == "patch_single" and source == "instruction":
+        method = "patch"  # an instruction is read once
+    name = METHODS.get(method, method)
+    label = f"{name} · {SOURCES[source]}" if source else name
+    return f"{label} ({model_name(source_model)})" if source_model else label
+
+
+def model_name(model: str) -> str:
+    """The part of a hub id or path that tells models apart."""
+    return model.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _curve(ax: Axes, rows: pd.DataFrame, source: str, chosen: float | None, *, shade: float = 0.13) -> float:
     """One source's curve with its band and chosen layer; returns the highest point of the band."""
     rate, low, high = _pool(rows)
     colour = COLOURS[source]
-    ax.fill_between(rate.index, low, high, color=colour, alpha=0.13, linewidth=0)
+    ax.fill_between(rate.index, low, high, color=colour, alpha=shade, linewidth=0)
     every = max(1, len(rate) // 8)
     ax.plot(rate.index, rate, color=colour, linewidth=1.5, marker=MARKERS[source], markersize=3.5, markevery=every)
     if chosen is not None and not np.isnan(chosen):
@@ -255,13 +273,6 @@ def _places(arms: Sequence[tuple[str, str, str]]) -> list[float]:
         places.append(place)
         place += 1.0
     return places
-
-
-def _arm_label(arm: tuple[str, str, str]) -> str:
-    method, source, model = arm
-    parts = [METHODS[method], SOURCES.get(source, "")]
-    label = " · ".join(part for part in parts if part)
-    return f"{label} ({model})" if model else label
 
 
 def _grid(rows: int, columns: int, *, size: tuple[float, float], sharey: bool = False) -> tuple[Figure, np.ndarray]:

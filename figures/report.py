@@ -1,22 +1,20 @@
 """The cross-modal experiment as one self-contained HTML page: tables, figures and example answers with their pictures.
 
-Pure: takes the saved tables, matplotlib figures and picture bytes, and returns a string. Nothing in the page refers to
+Pure: takes the saved tables, figures and pictures as PNG bytes, and returns a string. Nothing in the page refers to
 another file or to the network, so that it can be mailed.
 """
 
 import base64
-import io
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
-from figures.cross_modal import METHODS, SOURCES
+from figures.cross_modal import METHODS, SOURCES, arm_name, model_name
 
 EXAMPLES = 2  # items a task
-CHOICES = {"": "", "pooled": "pooled layer", "task": "the task's own layer"}
+CHOICES = {"": "", "pooled": "", "task": ", at each task's own layer"}
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -28,7 +26,8 @@ figcaption, .note { color: #555; font-size: .88rem; max-width: 90ch; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; margin: .6rem 0; }
 th, td { padding: .22rem .6rem; text-align: right; border-bottom: 1px solid #e6e6e6; white-space: nowrap; }
-th { font-weight: 600; vertical-align: bottom; } th:first-child, td:first-child, td.text, th.text { text-align: left; }
+th { font-weight: 600; vertical-align: bottom; white-space: normal; }
+th:first-child, td:first-child, td.text, th.text { text-align: left; }
 tr.group td { border-top: 2px solid #bbb; } small { color: #666; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(340px, 1fr)); gap: 1rem; }
 .card { border: 1px solid #ddd; border-radius: 8px; padding: .8rem; }
@@ -48,7 +47,7 @@ def cross_modal_report(
     paired: pd.DataFrame,
     layers: pd.DataFrame,
     predictions: pd.DataFrame,
-    figures: Mapping[str, tuple[Figure, str]],
+    figures: Mapping[str, tuple[bytes, str]],
     pictures: Mapping[tuple[str, str], bytes],
     details: Mapping[str, str],
 ) -> str:
@@ -58,24 +57,24 @@ def cross_modal_report(
         title: heading of the page.
         lead: paragraphs that say what was run on how much.
         summary, paired, layers, predictions: the run's tables.
-        figures: place in the page ("methods", "layers", ...) -> figure and caption; "methods" comes first.
+        figures: name -> PNG bytes and caption; those called "layers..." go to the section on layers.
         pictures: (task, input of an item) -> its picture as PNG bytes; items without one are shown by name.
         details: heading -> text of the folded sections at the end.
 
     Returns:
         A complete HTML document.
     """
-    overview = {name: figures[name] for name in figures if name.startswith(("methods", "paired"))}
+    overview = {name: figures[name] for name in figures if not name.startswith("layers")}
     curves = {name: figures[name] for name in figures if name.startswith("layers")}
     parts = [
         *(f"<p>{escape(paragraph)}</p>" for paragraph in lead),
         "<h2>Methods compared</h2>",
-        *(_figure(figure, caption) for figure, caption in overview.values()),
+        *(_figure(png, caption) for png, caption in overview.values()),
         *(_accuracies(summary, query) for query in dict.fromkeys(summary["query"])),
         "<h2>Patch against prompt, item by item</h2>",
         _paired(paired),
         "<h2>Which layer carries the task</h2>",
-        *(_figure(figure, caption) for figure, caption in curves.values()),
+        *(_figure(png, caption) for png, caption in curves.values()),
         _layers(layers),
         "<h2>Examples</h2>",
         _examples(predictions, pictures),
@@ -89,17 +88,8 @@ def cross_modal_report(
     )
 
 
-def arm_name(method: str, source: str, source_model: str, layer_choice: str = "") -> str:
-    """An arm in words, e.g. "patch, one context · text examples (bundled) · pooled layer"."""
-    where = f" ({source_model})" if source_model else ""
-    parts = (METHODS[method], SOURCES.get(source, "") + where, CHOICES[layer_choice])
-    return " · ".join(part for part in parts if part)
-
-
-def _figure(figure: Figure, caption: str) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=140, bbox_inches="tight")
-    image = f'<img alt="{escape(caption)}" src="{_data_uri(buffer.getvalue())}">'
+def _figure(png: bytes, caption: str) -> str:
+    image = f'<img alt="{escape(caption)}" src="{_data_uri(png)}">'
     return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
@@ -113,7 +103,7 @@ def _accuracies(summary: pd.DataFrame, query: str) -> str:
     tasks = ["all", *[task for task in dict.fromkeys(shown["task"]) if task != "all"]]
     cells = {(row.method, row.source, row.source_model, row.layer_choice, row.task): row for row in shown.itertuples()}
     order = sorted({key[:4]: None for key in cells}, key=lambda arm: list(METHODS).index(arm[0]))
-    head = "".join(f"<th>{escape('mean over tasks' if task == 'all' else task)}</th>" for task in tasks)
+    head = "".join(f"<th>{_heading(task, 'mean over tasks')}</th>" for task in tasks)
     rows, previous = [], None
     for arm in order:
         first = cells[(*arm, "all")]
@@ -122,23 +112,32 @@ def _accuracies(summary: pd.DataFrame, query: str) -> str:
         group = ' class="group"' if previous not in (None, arm[0]) else ""
         previous = arm[0]
         rows.append(
-            f"<tr{group}><td>{escape(arm_name(*arm))}</td><td>{layer}</td><td>{first.demonstrations}</td>"
+            f"<tr{group}><td>{escape(arm_name(*arm[:3]) + CHOICES[arm[3]])}</td>"
+            f"<td>{layer}</td><td>{first.demonstrations}</td>"
             f'<td class="text">{escape(first.budget or "")}</td>{row}</tr>'
         )
     return (
         f"<h3>{escape(query.capitalize())} queries</h3><div class='scroll'><table><tr><th>method</th><th>layer</th>"
         f"<th>demon-<br>strations</th><th class='text'>budget</th>{head}</tr>{''.join(rows)}</table></div>"
         "<p class='note'>Exact match on the test split after normalisation, with 95 % Wilson intervals that count each "
-        "item once. Demonstrations are those of the task itself that the arm has seen; matched arms saw as many.</p>"
+        "item once (a task's shows when the pointer rests on its number). Patches are at the layer that the selection "
+        "items of all tasks choose, unless it says otherwise. Demonstrations are those of the task itself that the "
+        "arm has seen: matched arms saw as many as the prompt.</p>"
     )
 
 
 def _accuracy(row: Any) -> str:
     if row is None:
         return "<td></td>"
-    value, low, high, n = row.exact, row.low, row.high, row.items
-    shade = f"background: rgba(0, 114, 178, {0.45 * value:.2f})"
-    return f'<td style="{shade}" title="n = {n}">{_rate(value)} <small>{_rate(low)}–{_rate(high)}</small></td>'
+    interval = f"{_rate(row.low)}–{_rate(row.high)}"
+    beside = f" <small>{interval}</small>" if row.task == "all" else ""
+    shade = f"background: rgba(0, 114, 178, {0.45 * row.exact:.2f})"
+    return f'<td style="{shade}" title="{interval}, n = {row.items}">{_rate(row.exact)}{beside}</td>'
+
+
+def _heading(task: str, overall: str) -> str:
+    """A task as a column heading; long names may break at their hyphens."""
+    return escape(overall if task == "all" else task).replace("-", "-<wbr>")
 
 
 def _rate(value: float) -> str:
@@ -146,33 +145,38 @@ def _rate(value: float) -> str:
 
 
 def _paired(paired: pd.DataFrame) -> str:
-    rows = []
-    for row in paired[paired["layer_choice"] == "pooled"].itertuples():
-        strong = ("<b>", "</b>") if row.p < 0.05 else ("", "")
-        cells = [
-            arm_name(row.method, row.source, row.source_model),
-            f"{row.query} queries",
-            "all tasks" if row.task == "all" else row.task,
-        ]
-        numbers = [
-            row.items,
-            _rate(row.patch),
-            _rate(row.prompt),
-            f"{row.difference:+.2f} [{row.low:+.2f}, {row.high:+.2f}]",
-        ]
-        texts = "".join(f'<td class="text">{escape(cell)}</td>' for cell in cells)
-        values = "".join(f"<td>{value}</td>" for value in numbers)
-        test = f"<td>{row.only_patch} : {row.only_prompt}</td><td>{strong[0]}{row.p:.2g}{strong[1]}</td>"
-        rows.append(f"<tr>{texts}{values}{test}</tr>")
+    shown = paired[paired["layer_choice"] == "pooled"]
+    overall = "".join(_pair(row) for row in shown[shown["task"] == "all"].itertuples())
+    by_task = "".join(_pair(row) for row in shown[shown["task"] != "all"].itertuples())
     names = ("items", "patch", "prompt", "difference", "only patch : only prompt right", "p")
-    head = '<th class="text">patch</th><th class="text">query</th><th class="text">task</th>'
-    head += "".join(f"<th>{name}</th>" for name in names)
+    head = '<tr><th class="text">patch</th><th class="text">query</th><th class="text">task</th>'
+    head += "".join(f"<th>{name}</th>" for name in names) + "</tr>"
     return (
+        f"<div class='scroll'><table>{head}{overall}</table></div>"
+        f"<details><summary>Per task</summary><div class='scroll'><table>{head}{by_task}</table></div></details>"
         "<p class='note'>The prompt has the same source. Intervals resample items; p is McNemar's exact test, or with "
-        "several seeds or tasks an item-wise sign-flip test, uncorrected for the number of rows. Patches at the pooled "
-        f"layer; paired.csv has the others.</p><details><summary>All pairs ({len(rows)})</summary>"
-        f"<div class='scroll'><table><tr>{head}</tr>{''.join(rows)}</table></div></details>"
+        "several seeds or tasks an item-wise sign-flip test, uncorrected for the number of rows. Patches are at the "
+        "pooled layer; paired.csv has the others.</p>"
     )
+
+
+def _pair(row: Any) -> str:
+    strong = ("<b>", "</b>") if row.p < 0.05 else ("", "")
+    cells = [
+        arm_name(row.method, row.source, row.source_model),
+        f"{row.query} queries",
+        "all tasks" if row.task == "all" else row.task,
+    ]
+    numbers = [
+        row.items,
+        _rate(row.patch),
+        _rate(row.prompt),
+        f"{row.difference:+.2f} [{row.low:+.2f}, {row.high:+.2f}]",
+        f"{row.only_patch} : {row.only_prompt}",
+        f"{strong[0]}{row.p:.2g}{strong[1]}",
+    ]
+    texts = "".join(f'<td class="text">{escape(cell)}</td>' for cell in cells)
+    return f"<tr>{texts}{''.join(f'<td>{number}</td>' for number in numbers)}</tr>"
 
 
 def _layers(layers: pd.DataFrame) -> str:
@@ -183,10 +187,9 @@ def _layers(layers: pd.DataFrame) -> str:
         cells = "".join(
             f"<td>{int(found.loc[t, 'layer'])} <small>{_rate(found.loc[t, 'exact'])}</small></td>" for t in tasks
         )
-        rows.append(
-            f"<tr><td>{escape(SOURCES[source])} ({escape(model)})</td><td class='text'>{escape(query)}</td>{cells}</tr>"
-        )
-    head = "".join(f"<th>{escape('pooled over tasks' if task == 'all' else task)}</th>" for task in tasks)
+        name = escape(f"{SOURCES[source]} ({model_name(model)})")
+        rows.append(f"<tr><td>{name}</td><td class='text'>{escape(query)}</td>{cells}</tr>")
+    head = "".join(f"<th>{_heading(task, 'pooled over tasks')}</th>" for task in tasks)
     return (
         f"<div class='scroll'><table><tr><th>vectors</th><th class='text'>query</th>{head}</tr>{''.join(rows)}"
         "</table></div>"

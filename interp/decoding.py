@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
+from interp.errors import CrosstaskError
 from interp.models.base import Model
 
 
@@ -55,6 +56,8 @@ class Answers:
         stop: str | None,
         keep: Callable[[int, str], bool] | None = None,
     ) -> None:
+        if max_new_tokens < 1:
+            raise CrosstaskError(f"an answer takes at least one new token, got max_new_tokens={max_new_tokens}")
         self.model, self.max_new_tokens, self.stop, self.keep = model, max_new_tokens, stop, keep
         self.answers = [_Answer() for _ in range(n_rows)]
 

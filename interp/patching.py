@@ -178,7 +178,7 @@ def choose_engine(model: Model, engine: Engine, n_tokens: int) -> Engine:
         "plain": True,
     }
     if engine == "auto":
-        return next(name for name in ("packed", "copied", "plain") if exact[name])  # type: ignore[return-value]
+        return next(name for name in ("packed", "copied", "plain") if exact[name])
     if not exact.get(engine, False):
         known = ", ".join(name for name, fits in exact.items() if fits)
         raise CrosstaskError(f"engine {engine!r} is not exact for model {model.name!r}; use one of: auto, {known}")
@@ -217,21 +217,18 @@ def _runs(
     _validate(model, [item for patches in rows for item in patches])
     first = list(accumulate(map(len, rows), initial=0))
     longest = max((prompt.n_tokens for prompt in prompts), default=0) + max_new_tokens
-    chosen, tokens = choose_engine(model, engine, longest), budget or token_budget(model)
-    room = max_rows or _packed_rows(model)
-    for group in chunks(prompts, tokens):
-        while group:
-            widest = max(len(rows[q]) for q in group)
-            taken, group = group[: max(1, room // max(1, widest))], group[max(1, room // max(1, widest)) :]
-            pairs = [(i, first[q] + r) for i, q in enumerate(taken) for r in range(len(rows[q]))]
-            here = [prompts[q] for q in taken]
-            if chosen == "packed":
-                step, prefix = room, Prefix(model, here) if pairs else None
-            else:
-                step = min(max_rows or len(pairs) or 1, max(1, tokens // max(prompt.n_tokens for prompt in here)))
-                prefix = Prefix(model, here) if chosen == "copied" and pairs else None
-            for start in range(0, len(pairs), step):
-                part = pairs[start : start + step]
+    chosen = choose_engine(model, engine, longest)
+    tokens, room = budget or token_budget(model), max_rows or _packed_rows(model)
+    busy = [q for q, patches in enumerate(rows) if patches]
+    for group in chunks([prompts[q] for q in busy], tokens):
+        together = max(1, room // max(len(rows[busy[i]]) for i in group))
+        for start in range(0, len(group), together):
+            queries = [busy[i] for i in group[start : start + together]]
+            here = [prompts[q] for q in queries]
+            pairs = [(i, first[q] + r) for i, q in enumerate(queries) for r in range(len(rows[q]))]
+            prefix = None if chosen == "plain" else Prefix(model, here)
+            step = room if chosen == "packed" else min(room, max(1, tokens // max(p.n_tokens for p in here)))
+            for part in (pairs[at : at + step] for at in range(0, len(pairs), step)):
                 members = [answer for _, answer in part]
                 if prefix is None:
                     yield _PlainRows(model, [here[i] for i, _ in part], members), members

@@ -113,10 +113,10 @@ def first_tokens(tokenizer: PreTrainedTokenizerBase, answers: Sequence[str]) -> 
 def could_become(text: str, answers: Sequence[str]) -> bool:
     """Whether generation that goes on from `text` may still end in an exactly right answer.
 
-    False is certain. True is not: the text may be spoilt by signs that this test ignores.
+    False is certain. True is not: the text may be spoilt by signs that this test ignores. A half-decoded character at
+    the end, which the next token completes, is such a sign.
     """
-    # The last character may be half decoded; the tokens to come complete it.
-    begun = _letters(text.rstrip(_UNDECODED))
+    begun = _letters(text)
     return any(_may_begin(begun, _accepted_letters(answer)) for answer in answers)
 
 

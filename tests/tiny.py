@@ -24,6 +24,7 @@ from transformers import (
     LlavaProcessor,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    SiglipVisionConfig,
 )
 
 from interp.images import Image
@@ -120,7 +121,7 @@ def tiny_llava(
     merge_colon: bool = False,
     attn_implementation: str = "sdpa",
 ) -> Model:
-    """A VLM of 4 tokens an image; ``cls`` cuts CLIP's class token off, without it every token of the tower is used."""
+    """A VLM of 4 tokens an image: a CLIP tower, whose class token is cut off, or a SigLIP tower, which has none."""
     tokenizer = tiny_tokenizer(merge_colon=merge_colon)
     strategy = "default" if cls else "full"
     processor = LlavaProcessor(
@@ -130,10 +131,10 @@ def tiny_llava(
         tokenizer=tokenizer,
         patch_size=PATCH,
         vision_feature_select_strategy=strategy,
-        num_additional_image_tokens=1,
+        num_additional_image_tokens=int(cls),
     )
     torch.manual_seed(seed)
-    vision = CLIPVisionConfig(
+    vision = (CLIPVisionConfig if cls else SiglipVisionConfig)(
         hidden_size=16,
         intermediate_size=24,
         num_hidden_layers=2,

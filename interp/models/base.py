@@ -57,6 +57,8 @@ class Model:
         if not self.tokenizer.is_fast:
             raise CrosstaskError(f"model {self.name!r} has a slow tokenizer, which knows no character offsets")
         self.family.check(self.module, self.processor)
+        if self.dtype == torch.float64 and self.module.config.get_text_config()._attn_implementation == "eager":
+            raise CrosstaskError("eager attention takes its softmax in float32, where float64 masks overflow; use sdpa")
         self.module.eval().requires_grad_(False)
         if self.bos_ids is None:
             object.__setattr__(self, "bos_ids", self.family.bos_ids(self.tokenizer))

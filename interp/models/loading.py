@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -61,19 +62,25 @@ def load_parts(
     family_for(config)  # an unsupported architecture is refused before its weights are read
     takes_images = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     try:
-        module = (AutoModelForImageTextToText if takes_images else AutoModelForCausalLM).from_pretrained(
+        module, report = (AutoModelForImageTextToText if takes_images else AutoModelForCausalLM).from_pretrained(
             name,
             config=config,
             dtype=DTYPES[dtype],
             attn_implementation=attn_implementation,
             use_safetensors=True,
             device_map="auto" if device == "split" else None,
+            output_loading_info=True,
             **hub,
         )
         processor = AutoProcessor.from_pretrained(name, **hub) if takes_images else None
         tokenizer = processor.tokenizer if processor is not None else AutoTokenizer.from_pretrained(name, **hub)
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise CrosstaskError(f"model {name!r} could not be loaded: {_first_line(error)}") from error
+    if missing := sorted(report["missing_keys"]):  # transformers would fill them with random numbers
+        raise CrosstaskError(
+            f"the weights of {name!r} lack {len(missing)} of the tensors that {type(module).__name__} needs, "
+            f"such as {missing[0]}"
+        )
     module = module if device == "split" else module.to(place)
     return module.eval(), tokenizer, processor, _fingerprint(name, module, revision)
 

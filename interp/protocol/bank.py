@@ -120,7 +120,9 @@ class Bank:
 
 
 def slug(name: str) -> str:
-    """A name that is safe in a path: "org/model" becomes "org--model"."""
+    """A name that is safe in a path: "org/model" becomes "org--model", and a folder its last part with a checksum."""
+    if name.count("/") > 1:
+        name = f"{name.rstrip('/').rsplit('/', 1)[-1]}-{zlib.crc32(name.encode()):08x}"
     return re.sub(r"[^\w.-]+", "--", name).strip("-")
 
 

@@ -28,7 +28,9 @@ class Settings:
         seeds: each draws its own contexts and random control vectors.
         layers: blocks that are tried on the selection split.
         selection_items, test_items: most queries a task may have in a split; None is all of them.
-        template: how an example is written, with {x} for the input and {y} for the output.
+        template: how an example is written, with {x} for the input and {y} for the output. Luo et al. write no space
+            before either; SmolLM2, whose tokens begin with the space, then hardly knows the names (9 of 22 well-known
+            capitals with 5 examples, against 21 of 22).
         max_new_tokens: longest generated answer in tokens; None is the longest accepted answer of the task plus one.
         on_error: "stop" or "continue" at an image that cannot be decoded.
     """
@@ -45,7 +47,7 @@ class Settings:
     layers: tuple[int, ...] = ()
     selection_items: int | None = 10
     test_items: int | None = 12
-    template: str = "Q:{x}\nA:{y}\n\n"
+    template: str = "Q: {x}\nA: {y}\n\n"
     max_new_tokens: int | None = None
     on_error: str = "stop"
     device: str = field(default="auto")

@@ -13,6 +13,8 @@ Wilson intervals at the number of distinct items, which treats the repeats as ad
 """
 
 import math
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -20,9 +22,11 @@ import pandas as pd
 from interp.protocol.plan import Plan
 from interp.runs import Run
 from interp.scoring import score
-from interp.statistics import bootstrap_mean, compare_paired, wilson
+from interp.statistics import Interval, bootstrap_mean, compare_paired
+from interp.statistics import wilson as wilson_interval
 
 RULES = ["exact", "first_token", "prefix"]
+wilson: Callable[[int, int], Interval] = cache(wilson_interval)  # a few pairs of numbers, thousands of times
 ARM = ["method", "source_model", "source", "layer_choice"]
 
 
@@ -57,22 +61,24 @@ def sweep_table(plan: Plan, run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def layer_table(plan: Plan, run: Run) -> pd.DataFrame:
-    """The chosen layers with their selection accuracy. Ties go to the lowest layer; every task has the same weight."""
-    sweep = sweep_table(plan, run)
+def layer_table(sweep: pd.DataFrame) -> pd.DataFrame:
+    """The chosen layers with their selection accuracy, pooled over tasks ("all") and per task.
+
+    Pooled accuracy is the mean over tasks of the mean over seeds, so that each task has the same weight. Ties go to
+    the lowest layer.
+    """
     arm = ["model", "source_model", "source", "query"]
     per_task = sweep.groupby([*arm, "task", "layer"], sort=False)["exact"].mean().reset_index()
     pooled = per_task.groupby([*arm, "layer"], sort=False)["exact"].mean().reset_index().assign(task="all")
-    curves = pd.concat([pooled, per_task], ignore_index=True).sort_values("layer", kind="stable")
-    best = curves.loc[curves.groupby([*arm, "task"], sort=False)["exact"].transform(_is_first_maximum)]
-    order = {name: place for place, name in enumerate(("all", *plan.tasks))}
-    best = best.sort_values([*arm, "task"], key=lambda c: c.map(order) if c.name == "task" else c, kind="stable")
-    return best[[*arm, "task", "layer", "exact"]].reset_index(drop=True)
+    curves = pd.concat([pooled, per_task], ignore_index=True)
+    curves["exact"] = curves["exact"].round(12)  # sums in another order must not break a tie
+    best = curves.sort_values(["exact", "layer"], ascending=[False, True]).groupby([*arm, "task"], sort=False).head(1)
+    return best.sort_index()[[*arm, "task", "layer", "exact"]].reset_index(drop=True)
 
 
 def chosen_layers(plan: Plan, run: Run) -> dict[tuple[str, str, str, str], int]:
     """(source model, source, query, task or "all") -> layer."""
-    table = layer_table(plan, run)
+    table = layer_table(sweep_table(plan, run))
     return {(row.source_model, row.source, row.query, row.task): int(row.layer) for row in table.itertuples()}
 
 
@@ -173,12 +179,6 @@ def _paired(part: pd.DataFrame) -> dict[str, float]:
         "only_prompt": test.only_b,
         "p": test.p_value,
     }
-
-
-def _is_first_maximum(curve: pd.Series) -> pd.Series:
-    """True at the first of the highest values (a rate counts as equal up to rounding)."""
-    rounded = curve.round(12)
-    return pd.Series(curve.index == rounded.idxmax(), index=curve.index)
 
 
 def _record(run: Run, key: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 from jaxtyping import Float
@@ -69,6 +69,11 @@ class Work:
             self.run.record(unit.key, record)
         return record
 
+    @cached_property
+    def layers(self) -> Layers:
+        """The chosen layers; known when all selection units are done."""
+        return chosen_layers(self.plan, self.run)
+
     def _selection(self, unit: Unit) -> dict[str, Any]:
         plan, model = self.plan, self.models(self.plan.settings.model)
         task, arms, layers = plan.tasks[unit.task], plan.arms(), plan.settings.layers
@@ -119,7 +124,7 @@ class Work:
 
     def _patch(self, unit: Unit) -> dict[str, Any]:
         model, task = self.models(self.plan.settings.model), self.plan.tasks[unit.task]
-        layers = chosen_layers(self.plan, self.run)
+        layers = self.layers
         shared = list(self._shared_rows(unit, layers))
         rows = [[*self._single_rows(unit, layers, j), *shared] for j in range(len(task.test))]
         generations = sweep(

@@ -7,7 +7,14 @@ import pandas as pd
 
 MODEL, LLM = "bundled", "bundled-llm"
 TASKS = ["country-capital", "country-currency", "animal-latin", "animal-young", "food-color", "food-flavor"]
-ARMS = [(MODEL, "text"), (MODEL, "image"), (MODEL, "instruction"), (MODEL, "ensemble"), (LLM, "text"), (LLM, "instruction")]
+ARMS = [
+    (MODEL, "text"),
+    (MODEL, "image"),
+    (MODEL, "instruction"),
+    (MODEL, "ensemble"),
+    (LLM, "text"),
+    (LLM, "instruction"),
+]
 QUERIES = ["image", "text"]
 
 
@@ -53,10 +60,9 @@ def predictions(*, items: int = 12) -> pd.DataFrame:
         exact = bool(rng.random() < (0.5 if good else 0.05))
         layer = 22 if arm[3] else None
         shots = 5 if good and arm[2] != "instruction" else 0
-        rows.append(
-            (MODEL, task.split("-")[0], task, query, 0, *arm, layer, shots, "", f"item {item}")
-            + ("right" if exact else "wrong <b>", ["right"], exact, exact, exact)
-        )
+        where = (MODEL, task.split("-")[0], task, query, 0)
+        answer = ("right" if exact else "wrong <b>", ["right"], exact, exact, exact)
+        rows.append((*where, *arm, layer, shots, "", f"item {item}", *answer))
     columns = ["model", "family", "task", "query", "seed", "method", "source_model", "source", "layer_choice", "layer"]
     columns += ["demonstrations", "budget", "item", "answer", "accepted", "exact", "first_token", "prefix"]
     return pd.DataFrame(rows, columns=columns).astype({"layer": "Int64"})

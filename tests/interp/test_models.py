@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import BloomConfig, BloomForCausalLM, CLIPConfig, Idefics2Config, LlamaConfig
 
+import interp
 from interp.errors import CrosstaskError
 from interp.models.base import Model, load_model
 from interp.models.families import family_for
@@ -99,6 +101,21 @@ def test_truncated_weights_are_refused(saved: Path) -> None:
         load_model(str(saved))
 
 
+def test_weights_that_lack_a_tensor_are_refused(saved: Path) -> None:
+    tensors = load_file(saved / "model.safetensors")
+    name = next(name for name in tensors if "layers.2.mlp" in name)
+    save_file(
+        {key: value for key, value in tensors.items() if key != name}, saved / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(CrosstaskError, match=r"lack 1 of the tensors .*layers\.2\.mlp"):
+        load_model(str(saved))
+
+
+def test_float64_with_eager_attention_is_refused() -> None:
+    with pytest.raises(CrosstaskError, match="softmax in float32"):
+        tiny_llava(attn_implementation="eager", dtype=torch.float64)
+
+
 def test_families_are_found_by_configuration() -> None:
     assert family_for(LlamaConfig()).name == "text"
     with pytest.raises(CrosstaskError, match="type 'idefics2' are not supported; supported are llava"):
@@ -128,7 +145,10 @@ def test_processor_that_disagrees_with_the_model_is_refused() -> None:
 
 
 def test_importing_the_package_loads_no_torch() -> None:
-    code = "import sys, interp, interp.models; assert 'torch' not in sys.modules; interp.Template; print(dir(interp))"
+    code = "import sys, interp, interp.models; assert 'torch' not in sys.modules; print(dir(interp))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert "load_model" in done.stdout
+    assert all(getattr(interp, name) for name in dir(interp))
+    with pytest.raises(AttributeError, match="has no attribute 'load_modell'"):
+        _ = interp.load_modell

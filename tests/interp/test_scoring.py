@@ -186,13 +186,10 @@ def all_beginnings_are_kept(answer: str, text: str) -> bool:
 
 @pytest.mark.parametrize("answer", AWKWARD)
 def test_pruning_keeps_every_beginning_of_an_awkward_answer(answer):
-    rng, tried = random.Random(answer), 0
+    rng = random.Random(answer)
     for way, before in itertools.product(disguises(answer, rng), BEFORE):
         text = before + way + rng.choice(AFTER)
-        if normalise(text) == normalise(answer):  # ".5" after "(" is not the answer that ".5" after ":" is
-            assert all_beginnings_are_kept(answer, text), text
-            tried += 1
-    assert tried > 20
+        assert all_beginnings_are_kept(answer, text), text
 
 
 def test_pruning_keeps_every_beginning_of_every_answer_of_the_six_tasks():

@@ -84,8 +84,7 @@ def test_every_input_is_a_name_the_bundled_model_is_taught(family):
 def test_what_the_bundled_model_is_taught_holds_no_answer_of_the_tasks(name):
     """Captions are made from these cells, and the six tasks must measure what nobody trained on."""
     task = load_task(name)
-    answers = {item.input: [words(output) for output in item.outputs] for item in task.items}
-    every_answer = [answer for accepted in answers.values() for answer in accepted]
+    answers = {" ".join(words(output)) for item in task.items for output in item.outputs}
     with (PACKAGE / "models" / "bundled" / "data" / TRAINED_ON[task.family]).open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) >= len(task.items)
@@ -93,10 +92,9 @@ def test_what_the_bundled_model_is_taught_holds_no_answer_of_the_tasks(name):
         for column, cell in row.items():
             if column in ("name", "aliases", "iso2", "neighbour", "icons"):
                 continue
-            for answer in every_answer:
-                taught = words(cell)
-                inside = any(taught[i : i + len(answer)] == answer for i in range(len(taught)))
-                assert not inside, f"{row['name']}: {column} {cell!r} contains the answer {' '.join(answer)!r}"
+            taught = words(cell)
+            runs = {" ".join(taught[i:j]) for i in range(len(taught)) for j in range(i + 1, len(taught) + 1)}
+            assert not runs & answers, f"{row['name']}: {column} {cell!r} contains the answer {runs & answers}"
 
 
 def test_majority_answer_is_chosen_on_the_selection_split():

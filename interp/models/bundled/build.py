@@ -21,7 +21,7 @@ from interp.models.bundled.captions import Material
 from interp.models.bundled.load import MANIFEST, load_bundled_vlm, save_weights
 from interp.models.bundled.pictures import SIDE, STYLES, Drawing, IconSet, drawings, entities, render
 from interp.models.bundled.tower import ConvStemVisionConfig, load_efficientnet
-from interp.models.bundled.train_align import LORA_TARGETS, train
+from interp.models.bundled.train_align import LORA_TARGETS, anchor, in_half_precision, train
 from interp.models.bundled.train_tower import load_tower, train_tower
 from interp.models.download import cache_dir, fetch_wheel
 from interp.tasks.loader import load_task
@@ -64,7 +64,10 @@ def build(folder: Path, *, recipe: dict[str, Any], log: Callable[[dict], None]) 
     model, processor, base_sha256 = assemble()
     load_tower(model.model.vision_tower, folder)
     model = model.to(memory_format=torch.channels_last)
-    common: dict[str, Any] = {"folder": folder, "seed": seed, "log": log, "peak": 1e-3}
+    in_half_precision(model)
+    if not (folder / "align-checkpoint.pt").exists():
+        anchor(model, processor, material, steps=recipe["anchor_steps"], batch=64, peak=2e-3, seed=seed, log=log)
+    common: dict[str, Any] = {"folder": folder, "seed": seed, "log": log, "peak": 5e-4}
     look = evaluate.quick(model, processor, watch)
     train(model, processor, material, stage="align", steps=recipe["align_steps"], evaluate=look, **common)
     adapted = with_lora(model, rank=recipe["rank"], seed=seed)

@@ -68,22 +68,22 @@ class Family:
         through ``position_ids`` alone, and no sliding window cuts into the prefix.
         """
         config: PretrainedConfig = module.config.get_text_config()
-        plain = set(getattr(config, "layer_types", None) or ["full_attention"]) <= {
-            "full_attention",
-            "sliding_attention",
-        }
-        window = getattr(config, "sliding_window", None) or n_tokens
         return (
-            plain
-            and n_tokens <= window
+            self.caches(module)
+            and n_tokens <= (getattr(config, "sliding_window", None) or n_tokens)
             and getattr(module, "_supports_attention_backend", False)
             and config._attn_implementation in ("sdpa", "eager")
         )
 
     def caches(self, module: PreTrainedModel) -> bool:
-        """Whether a prefix can be cached and continued at will (not so for recurrent or chunked layers)."""
-        kinds = set(getattr(module.config.get_text_config(), "layer_types", None) or ["full_attention"])
-        return kinds <= {"full_attention", "sliding_attention"}
+        """Whether every block keeps the keys and values of all positions, so that a prefix can be continued at will.
+
+        Not so for recurrent and chunked layers, and for layers that read the cache of another.
+        """
+        config: PretrainedConfig = module.config.get_text_config()
+        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+        shared = getattr(config, "kv_sharing_modes", None) or getattr(config, "num_kv_shared_layers", None)
+        return kinds <= {"full_attention", "sliding_attention"} and not shared
 
     def check(self, module: PreTrainedModel, processor: ProcessorMixin | None) -> None:
         """Compare model and processor once, at load; raise a CrosstaskError where they disagree."""
@@ -117,7 +117,7 @@ class Family:
 
     def reset_state(self, module: PreTrainedModel) -> None:
         """Forget what an earlier run left on the module (the multimodal rotary offset of the Qwen-VL line)."""
-        for owner in (module, getattr(module, "model", None)):
+        for owner in (module, module.base_model):
             if getattr(owner, "rope_deltas", None) is not None:
                 owner.rope_deltas = None
 
