@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from interp.runs import Run
 
 MODULE = "experiments.cross_modal_patch"
-QUICK: dict[str, Any] = {"seeds": (0,), "contexts": 6, "selection_items": 10, "test_items": 12}
+QUICK: dict[str, Any] = {"seeds": (0,), "contexts": 5, "selection_items": 8, "test_items": 12}
 FULL: dict[str, Any] = {"seeds": (0, 1, 2), "contexts": 24, "selection_items": None, "test_items": None}
 
 
@@ -62,7 +62,7 @@ class Arguments:
     """Modality of the query."""
     shots: int = 5
     """Complete demonstrations that a prompt, and a vector read from one context, sees."""
-    contexts: Annotated[int | None, _arg("INT", "6; with --full 24")] = None
+    contexts: Annotated[int | None, _arg("INT", "5; with --full 24")] = None
     """Contexts averaged in a mean vector."""
     seeds: Annotated[tuple[int, ...] | None, _arg("INT ...", "0; with --full 0 1 2")] = None
     """Seeds of the contexts and of the random vectors."""
@@ -70,7 +70,7 @@ class Arguments:
     """Layers tried on the selection split, counted from 0."""
     template: str = r"Q: {x}\nA: {y}\n\n"
     r"""How an example is written: {x} is the input, {y} the output, \n a new line. A query ends where {y} begins."""
-    selection_items: Annotated[int | None, _arg("INT", "10; with --full all")] = None
+    selection_items: Annotated[int | None, _arg("INT", "8; with --full all")] = None
     """Most items of a task that choose the layer."""
     test_items: Annotated[int | None, _arg("INT", "12; with --full all")] = None
     """Most items of a task that are scored."""
@@ -216,6 +216,7 @@ def _write(plan: "Plan", run: "Run", console: "Console", *, lead: list[str]) -> 
             "Skipped items": "\n".join(plan.skipped) or "none",
         },
     )
+    run.write_text("summary.md", report.markdown_table(summary))
     path = run.write_text("report.html", page)
     console.print(_terminal_table(summary))
     print(path)
@@ -277,7 +278,12 @@ def _terminal_table(summary: "DataFrame") -> "Table":
 
     shown = summary[(summary["task"] == "all") & summary["layer_choice"].isin(["", "pooled"])]
     queries = list(dict.fromkeys(shown["query"]))
-    table = Table("method", "shown", *(f"{query} queries" for query in queries), title="Exact match, mean over tasks")
+    table = Table(
+        "method",
+        "shown",
+        *(f"{query} queries" for query in queries),
+        title="Exact match on test items, mean over tasks [95 % interval]; shown: demonstrations",
+    )
     previous = None
     found = {(row.method, row.source, row.source_model, row.query): row for row in shown.itertuples()}
     for arm in sorted(

@@ -11,6 +11,7 @@ Colour always means the source of the task (Okabe and Ito's palette, safe for co
 stand in the titles, intervals are drawn wherever a rate is, and no legend lies over data.
 """
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -78,7 +79,7 @@ def accuracy_per_layer(sweep: pd.DataFrame, layers: pd.DataFrame, *, task: str =
         ax.set_ylim(0, min(1.02, max(0.1, 1.08 * top)))
     _source_legend(figure, _ordered(shown["source"], SOURCES), extra=[("chosen layer", "--")])
     subject = "mean over tasks" if task == "all" else task
-    figure.suptitle(f"Accuracy per patched layer, {subject} (selection split, {_count(shown)})")
+    _title(figure, f"Accuracy per patched layer, {subject} (selection split, {_count(shown)})")
     return figure
 
 
@@ -103,8 +104,9 @@ def accuracy_per_layer_and_task(sweep: pd.DataFrame, layers: pd.DataFrame, *, so
             if column == 0:
                 ax.set_ylabel("exact match")
     _source_legend(figure, _ordered(shown["source"], SOURCES), extra=[("layer chosen for the task", "--")])
-    figure.suptitle(
-        f"Accuracy per patched layer, vectors from {model_name(source_model)} (selection split, {_count(shown)})"
+    _title(
+        figure,
+        f"Accuracy per patched layer, vectors from {model_name(source_model)} (selection split, {_count(shown)})",
     )
     return figure
 
@@ -146,9 +148,10 @@ def method_comparison(summary: pd.DataFrame, *, query: str | None = None) -> Fig
     axes[0].set_xlim(-0.02, min(1.02, max(0.2, 1.08 * shown["high"].max())))
     axes[0].set_yticks(places, [arm_name(*arm) for arm in arms])
     seeds = int(shown["seeds"].max())
-    figure.suptitle(
+    _title(
+        figure,
         f"Methods compared, {subject} (test split, {seeds} seed{'s' if seeds > 1 else ''}; "
-        "bars: 95 % Wilson intervals, each item counted once)"
+        "bars: 95 % Wilson intervals, each item counted once)",
     )
     return figure
 
@@ -188,9 +191,10 @@ def paired_differences(paired: pd.DataFrame, *, method: str = "patch_single") ->
             if row == len(models) - 1:
                 ax.set_xlabel("exact match, patch minus prompt")
     _source_legend(figure, _ordered(shown["source"], SOURCES), line="")
-    figure.suptitle(
+    _title(
+        figure,
         f"{METHODS[method].capitalize()}, against the prompt with the same source "
-        f"(test split, {_span(shown[shown['task'] != 'all']['items'])} items a task; filled: p < .05)"
+        f"(test split, {_span(shown[shown['task'] != 'all']['items'])} items a task; filled: p < .05)",
     )
     return figure
 
@@ -273,6 +277,11 @@ def _places(arms: Sequence[tuple[str, str, str]]) -> list[float]:
         places.append(place)
         place += 1.0
     return places
+
+
+def _title(figure: Figure, text: str) -> None:
+    """A title over the whole figure, broken where a narrow figure needs it."""
+    figure.suptitle(textwrap.fill(text, width=int(13 * figure.get_figwidth())))
 
 
 def _grid(rows: int, columns: int, *, size: tuple[float, float], sharey: bool = False) -> tuple[Figure, np.ndarray]:

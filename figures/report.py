@@ -18,16 +18,17 @@ CHOICES = {"": "", "pooled": "", "task": ", at each task's own layer"}
 
 _STYLE = """
 :root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #1d1d1f; background: #fff; max-width: 1120px; margin: 2rem auto;
+body { font: 16px/1.5 system-ui, sans-serif; color: #1d1d1f; background: #fff; max-width: 1240px; margin: 2rem auto;
        padding: 0 1.2rem; }
 h1 { font-size: 1.7rem; margin-bottom: .3rem; } h2 { margin-top: 2.6rem; font-size: 1.25rem; }
 p, li { max-width: 78ch; } figure { margin: 1rem 0; } figure img { max-width: 100%; height: auto; }
 figcaption, .note { color: #555; font-size: .88rem; max-width: 90ch; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; margin: .6rem 0; }
-th, td { padding: .22rem .6rem; text-align: right; border-bottom: 1px solid #e6e6e6; white-space: nowrap; }
+th, td { padding: .22rem .5rem; text-align: right; border-bottom: 1px solid #e6e6e6; white-space: nowrap; }
 th { font-weight: 600; vertical-align: bottom; white-space: normal; }
 th:first-child, td:first-child, td.text, th.text { text-align: left; }
+.arms td:first-child { white-space: normal; min-width: 17rem; }
 tr.group td { border-top: 2px solid #bbb; } small { color: #666; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(340px, 1fr)); gap: 1rem; }
 .card { border: 1px solid #ddd; border-radius: 8px; padding: .8rem; }
@@ -88,8 +89,30 @@ def cross_modal_report(
     )
 
 
+def markdown_table(summary: pd.DataFrame) -> str:
+    """The arms at the pooled layer as Markdown, one table per query modality: exact match per task and their mean."""
+    shown = summary[summary["layer_choice"].fillna("").isin(["", "pooled"])].fillna({"source": "", "source_model": ""})
+    tasks = ["all", *[task for task in dict.fromkeys(shown["task"]) if task != "all"]]
+    lines = []
+    for query in dict.fromkeys(shown["query"]):
+        cells = {
+            (row.method, row.source, row.source_model, row.task): row
+            for row in shown[shown["query"] == query].itertuples()
+        }
+        lines += [f"\n{query.capitalize()} queries, exact match [95 % interval]\n"]
+        lines += ["| method | demonstrations | mean over tasks | " + " | ".join(tasks[1:]) + " |"]
+        lines += ["|---" * (2 + len(tasks)) + "|"]
+        for arm in sorted({key[:3]: None for key in cells}, key=lambda arm: list(METHODS).index(arm[0])):
+            first = cells[(*arm, "all")]
+            mean = f"{_rate(first.exact)} [{_rate(first.low)}, {_rate(first.high)}]"
+            rates = [_rate(cells[(*arm, task)].exact) if (*arm, task) in cells else "" for task in tasks[1:]]
+            lines += ["| " + " | ".join((arm_name(*arm), str(first.demonstrations), mean, *rates)) + " |"]
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
 def _figure(png: bytes, caption: str) -> str:
-    image = f'<img alt="{escape(caption)}" src="{_data_uri(png)}">'
+    width = int.from_bytes(png[16:20], "big") // 2  # a PNG says its width there; half of it is sharp on any screen
+    image = f'<img alt="{escape(caption)}" width="{width}" src="{_data_uri(png)}">'
     return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
@@ -117,8 +140,9 @@ def _accuracies(summary: pd.DataFrame, query: str) -> str:
             f'<td class="text">{escape(first.budget or "")}</td>{row}</tr>'
         )
     return (
-        f"<h3>{escape(query.capitalize())} queries</h3><div class='scroll'><table><tr><th>method</th><th>layer</th>"
-        f"<th>demon-<br>strations</th><th class='text'>budget</th>{head}</tr>{''.join(rows)}</table></div>"
+        f"<h3>{escape(query.capitalize())} queries</h3><div class='scroll'><table class='arms'><tr><th>method</th>"
+        f"<th>layer</th><th>demon-<br>strations</th><th class='text'>budget</th>{head}</tr>"
+        f"{''.join(rows)}</table></div>"
         "<p class='note'>Exact match on the test split after normalisation, with 95 % Wilson intervals that count each "
         "item once (a task's shows when the pointer rests on its number). Patches are at the layer that the selection "
         "items of all tasks choose, unless it says otherwise. Demonstrations are those of the task itself that the "
@@ -193,7 +217,8 @@ def _layers(layers: pd.DataFrame) -> str:
     return (
         f"<div class='scroll'><table><tr><th>vectors</th><th class='text'>query</th>{head}</tr>{''.join(rows)}"
         "</table></div>"
-        "<p class='note'>Chosen layer with its exact match on the selection split; ties go to the lowest layer.</p>"
+        "<p class='note'>Chosen layer with its exact match on the selection split; ties go to the lowest layer, so "
+        "that a layer with .00 means that no layer worked.</p>"
     )
 
 

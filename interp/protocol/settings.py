@@ -42,10 +42,10 @@ class Settings:
     sources: tuple[str, ...] = ()
     queries: tuple[str, ...] = ()
     shots: int = 5
-    contexts: int = 6
+    contexts: int = 5
     seeds: tuple[int, ...] = (0,)
     layers: tuple[int, ...] = ()
-    selection_items: int | None = 10
+    selection_items: int | None = 8
     test_items: int | None = 12
     template: str = "Q: {x}\nA: {y}\n\n"
     max_new_tokens: int | None = None

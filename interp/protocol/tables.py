@@ -158,18 +158,19 @@ def paired_table(predictions: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _paired(part: pd.DataFrame) -> dict[str, float]:
-    tasks, answers = part["task"].nunique(), part.groupby("task")["exact"].transform("size")
-    items = part["family"] + " / " + part["item"]
-    difference = part["exact"].astype(float) - part["exact_prompt"].astype(float)
-    # An item's share of the mean over tasks, scaled so that the mean of the shares is that mean.
-    shares = (difference / answers / tasks).groupby(items, sort=False).sum() * items.nunique()
-    interval = bootstrap_mean(shares.to_numpy())
+def _paired(part: pd.DataFrame) -> dict[str, Any]:
+    items, tasks = part["family"] + " / " + part["item"], part["task"].nunique()
     once = len(part) == items.nunique()
     test = compare_paired(list(part["exact"]), list(part["exact_prompt"]), groups=None if once else list(items))
+    interval = test.difference
+    if tasks > 1:
+        # An item's share of the mean over tasks, scaled so that the mean of the shares is that mean.
+        difference = part["exact"].astype(float) - part["exact_prompt"].astype(float)
+        shares = difference / part.groupby("task")["exact"].transform("size") / tasks
+        interval = bootstrap_mean((shares.groupby(items, sort=False).sum() * items.nunique()).to_numpy())
     rates = part.groupby("task")[["exact", "exact_prompt"]].mean().mean()
     return {
-        "items": len(shares),
+        "items": items.nunique(),
         "patch": float(rates["exact"]),
         "prompt": float(rates["exact_prompt"]),
         "difference": interval.value,

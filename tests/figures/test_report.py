@@ -12,7 +12,8 @@ from figures import report
 from interp.protocol import tables as protocol_tables
 from tests.figures import tables
 
-VOID = {"meta", "br", "img"}
+PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + (600).to_bytes(4, "big") + bytes(20)
+VOID = {"meta", "br", "img", "wbr"}
 
 
 class Balanced(HTMLParser):
@@ -45,7 +46,7 @@ def page(predictions: pd.DataFrame) -> str:
         paired=protocol_tables.paired_table(predictions),
         layers=tables.layers(),
         predictions=predictions,
-        figures={"methods": (b"a figure", "every arm"), "layers": (b"a figure", "every layer")},
+        figures={"methods": (PNG, "every arm"), "layers": (PNG, "every layer")},
         pictures={(tables.TASKS[0], "item 0"): b"not really a PNG"},
         details={"Configuration": '{"template": "Q:{x}"}'},
     )
@@ -54,6 +55,7 @@ def page(predictions: pd.DataFrame) -> str:
 def test_page_is_self_contained(page: str) -> None:
     sources = re.findall(r'(?:src|href)="([^"]*)"', page)
     assert sources
+    assert 'width="300"' in page
     assert all(source.startswith("data:image/png;base64,") for source in sources)
 
 
@@ -77,3 +79,12 @@ def test_examples_show_the_first_items_of_each_task_with_every_method(prediction
 def test_rates_have_intervals_and_numbers_of_items(page: str) -> None:
     cell = re.search(r'title="(\.\d\d|1\.0)–(\.\d\d|1\.0), n = 3">(\.\d\d|1\.0)<', page)
     assert cell is not None
+
+
+def test_markdown_has_a_row_for_each_arm_and_a_cell_for_each_column(predictions: pd.DataFrame) -> None:
+    text = report.markdown_table(protocol_tables.summary_table(predictions))
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    arms = predictions[predictions["layer_choice"].isin(["", "pooled"])]
+    n_arms = len(arms[["method", "source", "source_model"]].drop_duplicates())
+    assert len(rows) == 2 * (2 + n_arms)
+    assert {row.count("|") for row in rows} == {3 + 2 + 1}
