@@ -1,4 +1,4 @@
-"""Make the bundled vision-language model from registry packages: tower, alignment, language-model update, model card."""
+"""Make the bundled vision-language model from registry packages: tower, alignment, update, model card."""
 
 import json
 from collections.abc import Callable
@@ -30,11 +30,11 @@ class Arguments:
     """Fixes initial weights, order, augmentation and scenes."""
     tower_steps: int = 800
     """Optimiser steps of the tower as a classifier (40 drawings and 10 scenes each)."""
-    anchor_steps: int = 160
+    anchor_steps: int = 400
     """Optimiser steps of the warm start in the space of input embeddings (64 drawings each)."""
-    align_steps: int = 240
+    align_steps: int = 450
     """Optimiser steps with the language model frozen."""
-    tune_steps: int = 160
+    tune_steps: int = 350
     """Optimiser steps with a LoRA on the language model."""
     rank: int = 8
     """Rank of the LoRA."""

@@ -67,9 +67,9 @@ def build(folder: Path, *, recipe: dict[str, Any], log: Callable[[dict], None]) 
     in_half_precision(model)
     if not (folder / "align-checkpoint.pt").exists():
         anchor(model, processor, material, steps=recipe["anchor_steps"], batch=64, peak=2e-3, seed=seed, log=log)
-    common: dict[str, Any] = {"folder": folder, "seed": seed, "log": log, "peak": 5e-4}
+    common: dict[str, Any] = {"folder": folder, "seed": seed, "log": log}
     look = evaluate.quick(model, processor, watch)
-    train(model, processor, material, stage="align", steps=recipe["align_steps"], evaluate=look, **common)
+    train(model, processor, material, stage="align", steps=recipe["align_steps"], peak=1e-3, evaluate=look, **common)
     adapted = with_lora(model, rank=recipe["rank"], seed=seed)
     train(
         model,
@@ -77,6 +77,7 @@ def build(folder: Path, *, recipe: dict[str, Any], log: Callable[[dict], None]) 
         material,
         stage="tune",
         steps=recipe["tune_steps"],
+        peak=6e-4,
         adapted=adapted,
         retention=recipe["retention"],
         evaluate=look,
@@ -93,7 +94,7 @@ def with_lora(model: LlavaForConditionalGeneration, *, rank: int, seed: int) -> 
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
-    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LORA_TARGETS))  # type: ignore[return-value]
+    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LORA_TARGETS))
 
 
 def _same_recipe(folder: Path, recipe: dict[str, Any]) -> None:
@@ -108,7 +109,14 @@ def _same_recipe(folder: Path, recipe: dict[str, Any]) -> None:
         raise CrosstaskError(f"{folder} was begun with another recipe ({difference}): name another --out folder")
 
 
-def _tower_stage(folder: Path, material: Material, watch: list[Drawing], *, recipe: dict[str, Any], log) -> None:
+def _tower_stage(
+    folder: Path,
+    material: Material,
+    watch: list[Drawing],
+    *,
+    recipe: dict[str, Any],
+    log: Callable[[dict[str, Any]], None],
+) -> None:
     if (folder / "tower.safetensors").exists():
         return
     from transformers import AutoModel
@@ -205,9 +213,10 @@ def _card(numbers: dict[str, Any], recipe: dict[str, Any]) -> str:
     rows = []
     for key, share in numbers["recognition"].items():
         count = numbers["n"][key]
-        low, high = wilson(round(share * count), count)
+        interval = wilson(round(share * count), count)
         rows.append(
-            f"| {key} | {count} | {share:.2f} ({low:.2f} to {high:.2f}) | {numbers['pixel baseline'][key]:.2f} "
+            f"| {key} | {count} | {share:.2f} ({interval.low:.2f} to {interval.high:.2f}) "
+            f"| {numbers['pixel baseline'][key]:.2f} "
             f"| {numbers['blank picture'][key]:.2f} |"
         )
     sources = "\n".join(f"| {s.name} | {s.package} {s.version} | {s.licence} | {s.use} |" for s in STYLES)

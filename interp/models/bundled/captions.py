@@ -61,7 +61,7 @@ NAMING: tuple[Callable[[str], tuple[str, str]], ...] = (
     lambda family: ("What is in this picture? ", "\nAnswer:"),
     lambda family: ("", f"\nThis {SUBJECT[family]} is called:"),
     lambda family: ("Picture: ", "\nCaption:"),
-    lambda family: ("Q:", "\nA:"),
+    lambda family: ("Q: ", "\nA:"),
 )
 
 
@@ -103,8 +103,7 @@ class Sampler:
         """One picture and its name."""
         entity = self.entity()
         before, after = NAMING[int(self.rng.integers(len(NAMING)))](entity.family)
-        space = "" if after.endswith("A:") else " "
-        return [before, self.draw(entity), after, Answer(f"{space}{entity.name}\n")]
+        return [before, self.draw(entity), after, Answer(f" {entity.name}\n")]
 
     def attribute(self) -> Sample:
         """One picture, three questions about it."""
@@ -153,9 +152,9 @@ class Sampler:
             entity = self.entity(family)
             last = number == count - 1
             shown = self.rng.random() < (pictures if last else chance)
-            answer = f"{mapping(entity)}\n\n"
+            answer = f" {mapping(entity)}\n\n"
             # What the first answer will be nobody can know: only later ones are trained on.
-            sample += ["Q:", self.draw(entity) if shown else entity.name, "\nA:", Answer(answer) if number else answer]
+            sample += ["Q: ", self.draw(entity) if shown else entity.name, "\nA:", Answer(answer) if number else answer]
         return sample
 
     def _mapping(self, family: str) -> Callable[[Entity], str]:

@@ -46,7 +46,7 @@ def save_weights(folder: Path, model: LlavaForConditionalGeneration, adapted: Pe
     for file, part in PARTS.items():
         state = {k: v.detach().half().contiguous() for k, v in getattr(model.model, part).state_dict().items()}
         save_file(state, folder / file)
-    adapted.save_pretrained(folder / ADAPTER, save_embedding_layers=False)
+    adapted.save_pretrained(str(folder / ADAPTER), save_embedding_layers=False)
     adapter = folder / ADAPTER / "adapter_model.safetensors"
     save_file({k: v.half().contiguous() for k, v in load_file(adapter).items()}, adapter)
     (folder / ADAPTER / "README.md").unlink(missing_ok=True)  # PEFT's empty card; ours describes the whole model

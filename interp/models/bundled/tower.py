@@ -12,6 +12,8 @@ TransformerLens look for are CLIP's. There is no class token: LLaVA uses it with
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import nn
@@ -37,7 +39,7 @@ class ConvStemVisionConfig(CLIPVisionConfig):
 
     model_type = "conv_stem_clip_vision"
 
-    def __init__(self, patch_size: int = STRIDE, **kwargs):
+    def __init__(self, patch_size: int = STRIDE, **kwargs: Any):
         super().__init__(patch_size=patch_size, **kwargs)
 
 
@@ -143,11 +145,11 @@ class ConvStemVisionModel(CLIPVisionModel):
             nn.init.normal_(module.patch_embedding.weight, std=HEAD_CHANNELS**-0.5)
         elif isinstance(module, Convolution):
             nn.init.kaiming_normal_(module.weight, mode="fan_out")
-            nn.init.zeros_(module.bias)
+            nn.init.constant_(module.bias, 0.0)  # type: ignore[arg-type]
         else:
             super()._init_weights(module)
 
-    def forward(self, pixel_values: torch.Tensor | None = None, **kwargs) -> BaseModelOutputWithPooling:
+    def forward(self, pixel_values: torch.Tensor | None = None, **kwargs: Any) -> BaseModelOutputWithPooling:
         output = super().forward(pixel_values=pixel_values, **kwargs)
         output.pooler_output = self.post_layernorm(output.last_hidden_state.mean(1))
         return output
@@ -186,10 +188,12 @@ def load_efficientnet(embeddings: ConvStemEmbeddings, state: dict[str, torch.Ten
     def fold(convolution: Convolution, weight: str, norm: str) -> None:
         scale = state[f"{norm}.weight"] / torch.sqrt(state[f"{norm}.running_var"] + BATCH_NORM_EPS)
         convolution.weight.data.copy_(state[f"{weight}.weight"] * scale[:, None, None, None])
+        assert convolution.bias is not None
         convolution.bias.data.copy_(state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * scale)
 
     fold(embeddings.stem, "_conv_stem", "_bn0")
     for index, block in enumerate(embeddings.blocks):
+        assert isinstance(block, InvertedBottleneck)
         name = f"_blocks.{index}"
         if block.expand is not None:
             fold(block.expand, f"{name}._expand_conv", f"{name}._bn0")

@@ -18,8 +18,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ from interp.models.smollm2 import BOS_TEXT
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import LlavaForConditionalGeneration, LlavaProcessor
+    from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
 
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 IGNORED = -100
@@ -53,21 +54,26 @@ class Batch:
 
 
 def encode(samples: Sequence[Sample], processor: LlavaProcessor, generator: torch.Generator) -> Batch:
-    """Tokenise samples piece by piece; every drawing is augmented anew."""
+    """Tokenise samples; every drawing is augmented anew.
+
+    The text between two pictures is tokenised as one string, as a prompt of the toolkit would be, and a token is
+    trained on if it begins inside an answer.
+    """
     tokenizer = processor.tokenizer
     cells = (IMAGE_SIZE // processor.patch_size) ** 2
     image_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    bos = tokenizer(BOS_TEXT, add_special_tokens=False).input_ids
     rows, labels, pictures = [], [], []
     for sample in samples:
-        ids, wanted = tokenizer(BOS_TEXT, add_special_tokens=False).input_ids, [IGNORED]
-        for piece in sample:
-            if isinstance(piece, Drawing | Scene):
-                pictures.append(piece)
-                ids, wanted = ids + [image_id] * cells, wanted + [IGNORED] * cells
-                continue
-            text = piece.text if isinstance(piece, Answer) else piece
-            new = tokenizer(text, add_special_tokens=False).input_ids if text else []
-            ids, wanted = ids + new, wanted + (new if isinstance(piece, Answer) else [IGNORED] * len(new))
+        ids, wanted = list(bos), [IGNORED] * len(bos)
+        for pictured, run in groupby(sample, key=lambda piece: isinstance(piece, Drawing | Scene)):
+            if pictured:
+                shown = [p for p in run if isinstance(p, Drawing | Scene)]
+                pictures += shown
+                new, marks = [image_id] * cells * len(shown), [IGNORED] * cells * len(shown)
+            else:
+                new, marks = _tokenise([p for p in run if isinstance(p, str | Answer)], tokenizer)
+            ids, wanted = ids + new, wanted + marks
         rows.append(ids)
         labels.append(wanted)
     length = max(map(len, rows))
@@ -78,6 +84,19 @@ def encode(samples: Sequence[Sample], processor: LlavaProcessor, generator: torc
         torch.tensor([w + [IGNORED] * (length - len(w)) for w in labels]),
         _pixels(pictures, generator) if pictures else None,
     )
+
+
+def _tokenise(pieces: Sequence[str | Answer], tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
+    """Token ids of text pieces written one after another, and labels: an answer's ids, `IGNORED` elsewhere."""
+    text, answered = "", []
+    for piece in pieces:
+        new = piece.text if isinstance(piece, Answer) else piece
+        answered += [isinstance(piece, Answer)] * len(new)
+        text += new
+    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    starts = [start for start, _ in found["offset_mapping"]]
+    ids = list(found["input_ids"])
+    return ids, [i if answered[start] else IGNORED for i, start in zip(ids, starts, strict=True)]
 
 
 def _pixels(pictures: Sequence[Drawing | Scene], generator: torch.Generator) -> torch.Tensor:
@@ -108,7 +127,7 @@ def answer_loss(model: LlavaForConditionalGeneration, batch: Batch) -> torch.Ten
 def retention_loss(model: PeftModel, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     """KL(base || tuned) in nats a token, over every position of text alone."""
     at = attention_mask[:, 1:].bool()
-    llava = model.get_base_model()
+    llava: Any = model.get_base_model()
 
     def log_probabilities() -> torch.Tensor:
         hidden = llava.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
@@ -139,8 +158,8 @@ def own_text(
 
 
 # How many samples of each kind one micro-batch holds; a step is one `name` batch and one of the others in turn.
-SIZES = {"name": 14, "attribute": 8, "scene": 7, "several": 3, "examples": 4}
-TURN = ("examples", "attribute", "several", "scene", "examples", "several", "attribute", "scene")
+SIZES = {"name": 14, "attribute": 8, "scene": 7, "several": 4, "examples": 4}
+TURN = ("several", "examples", "several", "attribute", "several", "scene", "examples", "scene")
 
 
 def micro_batches(
@@ -185,7 +204,7 @@ def anchor(
     visual = trainable_tower(model)
     for parameter in visual.values():
         parameter.requires_grad_(True)
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for n, p in visual.items() if n.startswith("projector")], "scale": 1.0},
         {"params": [p for n, p in visual.items() if n.startswith("tower")], "scale": 1 / 3},
     ]
@@ -216,8 +235,15 @@ def anchor(
         optimiser.step()
         if (step + 1) % 20 == 0 or step + 1 == steps:
             right = (cosine.argmax(-1) == wanted).float().mean().item()
-            log({"stage": "anchor", "step": step + 1, "loss": round(loss.item(), 4), "tokens_right": round(right, 3),
-                 "distance": round(distance.mean().item(), 3)})
+            log(
+                {
+                    "stage": "anchor",
+                    "step": step + 1,
+                    "loss": round(loss.item(), 4),
+                    "tokens_right": round(right, 3),
+                    "distance": round(distance.mean().item(), 3),
+                }
+            )
     model.requires_grad_(False)
 
 
@@ -275,7 +301,7 @@ def train(
     """
     model.requires_grad_(False)
     visual = trainable_tower(model)
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for n, p in visual.items() if n.startswith("projector")], "scale": 1.0},
         {"params": [p for n, p in visual.items() if n.startswith("tower")], "scale": 0.2},
     ]
@@ -295,7 +321,8 @@ def train(
     if first >= steps:
         return
     plain_text = own_text(model, processor, rows=96, tokens=63, seed=seed) if adapted is not None else None
-    began, recent = time.monotonic(), {}
+    began = time.monotonic()
+    recent: dict[str, float] = {}
     for step in range(first, steps):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         sampler = Sampler(material, np.random.default_rng([seed, step, stage == "tune"]))

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from torch import nn
 from torch.nn import functional
 
 from interp.models.bundled.augment import augmented, normalise, plain
-from interp.models.bundled.pictures import Drawing, Entity, entities
+from interp.models.bundled.pictures import Drawing, entities
 from interp.models.bundled.scenes import COLOURS, MARKS, SHAPES, Scene, cell, draw_scene
 from interp.models.bundled.tower import ConvStemVisionModel
 
@@ -55,9 +56,9 @@ def scene_targets(scenes: list[Scene], cells: int) -> dict[str, torch.Tensor]:
     return targets
 
 
-def name_index() -> dict[Entity, int]:
-    """The class of each entity."""
-    return {(e.family, e.name): i for i, e in enumerate(entities())}  # type: ignore[return-value]
+def name_index() -> dict[tuple[str, str], int]:
+    """The class of each entity, by family and name."""
+    return {(e.family, e.name): i for i, e in enumerate(entities())}
 
 
 def _batches(drawings: list[Drawing], size: int, generator: torch.Generator) -> Iterator[list[Drawing]]:
@@ -91,7 +92,7 @@ def classify(tower: ConvStemVisionModel, heads: Heads, drawings: list[Drawing], 
     for start in range(0, len(drawings), 64):
         chunk = drawings[start : start + 64]
         guess = heads.name(tower(plain(chunk, side)).pooler_output).argmax(-1).tolist()
-        right += [g == classes[d.entity.family, d.entity.name] for g, d in zip(guess, chunk, strict=True)]  # type: ignore[index]
+        right += [g == classes[d.entity.family, d.entity.name] for g, d in zip(guess, chunk, strict=True)]
     return right
 
 
@@ -116,7 +117,7 @@ def train_tower(
     peak: float,
     seed: int,
     folder: Path,
-    log,
+    log: Callable[[dict[str, Any]], None],
 ) -> None:
     """Train in place; resumes from `folder` when a checkpoint lies there, and leaves `tower.safetensors` in it.
 
@@ -151,7 +152,10 @@ def train_tower(
         for n, p in tower.named_parameters()
         if p.requires_grad and not n.startswith(("embeddings.blocks", "embeddings.head"))
     ]
-    groups = [{"params": stem, "scale": 1 / 3}, {"params": [*rest, *heads.parameters()], "scale": 1.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": stem, "scale": 1 / 3},
+        {"params": [*rest, *heads.parameters()], "scale": 1.0},
+    ]
     optimiser = torch.optim.AdamW(groups, lr=peak, weight_decay=0.05)
     first, checkpoint = 0, folder / "tower-checkpoint.pt"
     if checkpoint.exists():
@@ -172,7 +176,7 @@ def train_tower(
             ]
         ).contiguous(memory_format=torch.channels_last)
         output = tower(pixels)
-        target = torch.tensor([classes[d.entity.family, d.entity.name] for d in shown])  # type: ignore[index]
+        target = torch.tensor([classes[d.entity.family, d.entity.name] for d in shown])
         logits = heads.name(output.pooler_output[:batch])
         loss = functional.cross_entropy(logits, target, label_smoothing=0.1)
         tokens = tower.post_layernorm(output.last_hidden_state[batch:])
@@ -186,7 +190,7 @@ def train_tower(
             group["lr"] = peak * group["scale"] * learning_rate(step, steps)
         optimiser.zero_grad()
         (loss + 0.3 * dense).backward()
-        nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], 1.0)  # type: ignore[attr-defined]
+        nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], 1.0)
         optimiser.step()
         if (step + 1) % 25 == 0 or step + 1 == steps:
             record = {
