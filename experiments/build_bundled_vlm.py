@@ -34,7 +34,7 @@ class Arguments:
     """Optimiser steps of the warm start in the space of input embeddings (64 drawings each)."""
     align_steps: int = 450
     """Optimiser steps with the language model frozen."""
-    tune_steps: int = 350
+    tune_steps: int = 240
     """Optimiser steps with a LoRA on the language model."""
     rank: int = 8
     """Rank of the LoRA."""

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from interp.runs import Run
 
 MODULE = "experiments.cross_modal_patch"
-QUICK: dict[str, Any] = {"seeds": (0,), "contexts": 5, "selection_items": 8, "test_items": 12}
-FULL: dict[str, Any] = {"seeds": (0, 1, 2), "contexts": 24, "selection_items": None, "test_items": None}
+QUICK: dict[str, Any] = {"seeds": (0,), "contexts": 4, "selection_items": 6, "test_items": 8}
+FULL: dict[str, Any] = {"seeds": (0, 1, 2), "contexts": 10, "selection_items": None, "test_items": None}
 
 
 def _arg(metavar: str, default: str) -> Any:
@@ -62,17 +62,19 @@ class Arguments:
     """Modality of the query."""
     shots: int = 5
     """Complete demonstrations that a prompt, and a vector read from one context, sees."""
-    contexts: Annotated[int | None, _arg("INT", "5; with --full 24")] = None
+    contexts: Annotated[int | None, _arg("INT", "4; with --full 10")] = None
     """Contexts averaged in a mean vector."""
     seeds: Annotated[tuple[int, ...] | None, _arg("INT ...", "0; with --full 0 1 2")] = None
     """Seeds of the contexts and of the random vectors."""
-    layers: Annotated[tuple[int, ...] | Literal["all"], tyro.conf.arg(metavar="{all,INT ...}")] = "all"
+    layers: Annotated[
+        tuple[int, ...] | Literal["all"] | None, _arg("{all,INT ...}", "every other; with --full all")
+    ] = None
     """Layers tried on the selection split, counted from 0."""
     template: str = r"Q: {x}\nA: {y}\n\n"
     r"""How an example is written: {x} is the input, {y} the output, \n a new line. A query ends where {y} begins."""
-    selection_items: Annotated[int | None, _arg("INT", "8; with --full all")] = None
+    selection_items: Annotated[int | None, _arg("INT", "6; with --full all")] = None
     """Most items of a task that choose the layer."""
-    test_items: Annotated[int | None, _arg("INT", "12; with --full all")] = None
+    test_items: Annotated[int | None, _arg("INT", "8; with --full all")] = None
     """Most items of a task that are scored."""
     full: bool = False
     """All items and three seeds. Says beforehand how long it will take."""
@@ -101,7 +103,8 @@ class Arguments:
             sources=self.source,
             queries=self.query,
             shots=self.shots,
-            layers=() if self.layers == "all" else self.layers,
+            layers=self.layers if isinstance(self.layers, tuple) else (),
+            layer_step=2 if self.layers is None and not self.full else 1,
             template=self.template,
             max_new_tokens=self.max_new_tokens,
             on_error=self.on_error,

@@ -170,7 +170,7 @@ def paired_differences(paired: pd.DataFrame, *, method: str = "patch_single") ->
     shown = paired[(paired["method"] == method) & (paired["layer_choice"] == "pooled")]
     queries, models = _ordered(shown["query"], ("image", "text")), list(dict.fromkeys(shown["source_model"]))
     tasks = [*[task for task in dict.fromkeys(shown["task"]) if task != "all"], "all"]
-    figure, axes = _grid(len(models), len(queries), size=(4.4, 0.9 + 0.42 * len(tasks)), sharey=True)
+    figure, axes = _grid(len(models), len(queries), size=(4.4, 1.3 + 0.42 * len(tasks)), sharey=True)
     for row, model in enumerate(models):
         for column, query in enumerate(queries):
             ax, panel = axes[row, column], shown[(shown["query"] == query) & (shown["source_model"] == model)]

@@ -171,7 +171,8 @@ class Run:
         for path in paths:
             undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(path.suffix[1:], {})
             with self._atomic(path.relative_to(self.folder)) as draft:
-                figure.savefig(draft, dpi=200, bbox_inches="tight", metadata=undated)
+                figure.savefig(draft, dpi=200, metadata=undated)
+            figure.set_layout_engine("none")  # as it was laid out for the first format
         return paths
 
     def record_models(self, models: Mapping[str, str]) -> None:

@@ -26,7 +26,7 @@ class Settings:
         shots: complete demonstrations a single vector, and a prompt, has seen.
         contexts: contexts averaged in a mean vector.
         seeds: each draws its own contexts and random control vectors.
-        layers: blocks that are tried on the selection split.
+        layers: blocks that are tried on the selection split; empty is every `layer_step`-th one, from the first.
         selection_items, test_items: most queries a task may have in a split; None is all of them.
         template: how an example is written, with {x} for the input and {y} for the output. Luo et al. write no space
             before either; SmolLM2, whose tokens begin with the space, then hardly knows the names (9 of 22 well-known
@@ -45,6 +45,7 @@ class Settings:
     contexts: int = 5
     seeds: tuple[int, ...] = (0,)
     layers: tuple[int, ...] = ()
+    layer_step: int = 1
     selection_items: int | None = 8
     test_items: int | None = 12
     template: str = "Q: {x}\nA: {y}\n\n"
@@ -100,16 +101,16 @@ class Settings:
             source_models=self.source_models or tuple(filter(None, (self.model, BASE_LLM.get(self.model)))),
             sources=self.sources or tuple(s for s in SOURCES if takes_images or s != "image"),
             queries=self.queries or tuple(q for q in QUERIES if takes_images or q != "image"),
-            layers=self.layers or tuple(range(n_layers)),
+            layers=self.layers or tuple(range(0, n_layers, self.layer_step)),
         )
 
     def config(self) -> dict[str, Any]:
         """The settings that decide the numbers, as plain JSON values."""
-        place = ("device", "on_error")
+        elsewhere = ("device", "on_error", "layer_step")  # where and how it runs; what the layers tell
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in asdict(self).items()
-            if name not in place
+            if name not in elsewhere
         }
 
 

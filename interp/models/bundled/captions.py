@@ -125,8 +125,12 @@ class Sampler:
             sample += [f"Question: {question}\nAnswer:", Answer(f" {answer}\n")]
         return sample
 
-    def several(self) -> Sample:
-        """Two to five numbered pictures of different things, and which is which, asked out of order."""
+    def several(self, *, pictures: float = 1.0) -> Sample:
+        """Two to five numbered pictures of different things, and which is which, asked out of order.
+
+        Args:
+            pictures: The chance of each thing to be shown; its name stands in place of its picture otherwise.
+        """
         count = int(self.rng.integers(2, 6))
         family = str(self.rng.choice(list(QUESTIONS))) if self.rng.random() < 0.5 else None
         chosen: list[Entity] = []
@@ -136,10 +140,15 @@ class Sampler:
                 chosen.append(entity)
         sample: Sample = []
         for number, entity in enumerate(chosen, 1):
-            sample += [f"Image {number}: ", self.draw(entity), "\n"]
+            shown = pictures == 1 or self.rng.random() < pictures
+            sample += [f"Image {number}: ", self.draw(entity) if shown else entity.name, "\n"]
         for index in self.rng.permutation(count)[:3]:
             sample += [f"Image {index + 1} shows:", Answer(f" {chosen[int(index)].name}\n")]
         return sample
+
+    def labelled(self) -> Sample:
+        """Like `several`, with more names than pictures: short, and the number's reference is learnt from it first."""
+        return self.several(pictures=0.3)
 
     def examples(self, *, pictures: float = 0.6) -> Sample:
         """Two to five question-answer examples of one mapping, each input by name or by picture."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,7 +105,9 @@ def _checked_manifest(folder: Path) -> dict:
 def _merged(model: LlavaForConditionalGeneration, adapter: Path) -> LlavaForConditionalGeneration:
     from peft import PeftModel
 
-    adapted = PeftModel.from_pretrained(model, str(adapter), torch_device="cpu")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # PEFT asks for it
+        adapted = PeftModel.from_pretrained(model, str(adapter), torch_device="cpu")
     ups = [p for n, p in adapted.named_parameters() if "lora_B" in n]
     if not ups or not any(torch.count_nonzero(p) for p in ups):
         raise CrosstaskError(

@@ -16,7 +16,8 @@ A step's data depends on the seed and on the step's number alone, so a resumed r
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 IGNORED = -100
+LOG_EVERY, CHECKPOINT_EVERY, EVALUATE_EVERY = 20, 60, 180  # steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,15 +160,18 @@ def own_text(
 
 
 # How many samples of each kind one micro-batch holds; a step is one `name` batch and one of the others in turn.
-SIZES = {"name": 14, "attribute": 8, "scene": 7, "several": 4, "examples": 4}
-TURN = ("several", "examples", "several", "attribute", "several", "scene", "examples", "scene")
+SIZES = {"name": 14, "attribute": 8, "scene": 7, "several": 4, "labelled": 8, "examples": 4}
+TURNS = {
+    "align": ("several", "examples", "several", "attribute", "several", "scene", "examples", "scene"),
+    "tune": ("labelled", "examples", "several", "attribute", "labelled", "scene", "several", "examples"),
+}
 
 
 def micro_batches(
-    sampler: Sampler, processor: LlavaProcessor, step: int, generator: torch.Generator
+    sampler: Sampler, processor: LlavaProcessor, stage: str, step: int, generator: torch.Generator
 ) -> list[tuple[str, Batch]]:
     """The micro-batches of a step."""
-    kinds = ("name", TURN[step % len(TURN)])
+    kinds = ("name", TURNS[stage][step % len(TURNS[stage])])
     return [(k, encode([getattr(sampler, k)() for _ in range(SIZES[k])], processor, generator)) for k in kinds]
 
 
@@ -233,7 +238,7 @@ def anchor(
         loss.backward()
         nn.utils.clip_grad_norm_(list(visual.values()), 1.0)
         optimiser.step()
-        if (step + 1) % 20 == 0 or step + 1 == steps:
+        if (step + 1) % LOG_EVERY == 0 or step + 1 == steps:
             right = (cosine.argmax(-1) == wanted).float().mean().item()
             log(
                 {
@@ -258,6 +263,21 @@ def in_half_precision(model: LlavaForConditionalGeneration) -> None:
         model.model.language_model.bfloat16()
         model.lm_head.bfloat16()
         model.set_attn_implementation({"text_config": "eager"})  # faster than the fused kernel for short sequences
+
+
+@contextmanager
+def bfloat16_products(adapted: PeftModel | None) -> Iterator[None]:
+    """Keep a LoRA's products in the half precision of its language model, where PEFT casts each one to float32.
+
+    Nothing is changed without a LoRA, or where the language model is in float32.
+    """
+    if adapted is None or adapted.get_base_model().lm_head.weight.dtype != torch.bfloat16:
+        yield
+        return
+    from peft.helpers import disable_input_dtype_casting
+
+    with disable_input_dtype_casting(adapted), torch.autocast(adapted.device.type, torch.bfloat16):
+        yield
 
 
 def trainable_tower(model: LlavaForConditionalGeneration) -> dict[str, nn.Parameter]:
@@ -291,13 +311,13 @@ def train(
         material: Training drawings.
         stage: Name of the stage, for the checkpoint and the log.
         steps: Optimiser steps.
-        peak: Peak learning rate of the projector; the tower's transformer and the LoRA get a fifth and a third of it.
+        peak: Peak learning rate of the projector and the LoRA; the tower's transformer gets a fifth of it.
         seed: Fixes the data.
         folder: Where the checkpoint lies.
         log: Called with one dict a logged step.
         adapted: The PEFT wrapper around `model`.
         retention: Weight of the KL term.
-        evaluate: Called every 200 steps; its dict is logged.
+        evaluate: Called every `EVALUATE_EVERY` steps and at the end; its dict is logged.
     """
     model.requires_grad_(False)
     visual = trainable_tower(model)
@@ -306,7 +326,7 @@ def train(
         {"params": [p for n, p in visual.items() if n.startswith("tower")], "scale": 0.2},
     ]
     if adapted is not None:
-        groups.append({"params": [p for n, p in adapted.named_parameters() if "lora_" in n], "scale": 1 / 3})
+        groups.append({"params": [p for n, p in adapted.named_parameters() if "lora_" in n], "scale": 1.0})
     parameters = [p for g in groups for p in g["params"]]
     for parameter in parameters:
         parameter.requires_grad_(True)
@@ -329,30 +349,35 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = peak * group["scale"] * learning_rate(step, steps)
         optimiser.zero_grad()
-        for kind, batch in micro_batches(sampler, processor, step, generator):
-            loss = answer_loss(model, batch)
+        for kind, batch in micro_batches(sampler, processor, stage, step, generator):
+            with bfloat16_products(adapted):
+                loss = answer_loss(model, batch)
             loss.backward()
             recent[kind] = 0.9 * recent.get(kind, loss.item()) + 0.1 * loss.item()
         if adapted is not None and plain_text is not None:
-            text = encode([sampler.text() for _ in range(5)], processor, generator)
-            chosen = plain_text[torch.randperm(len(plain_text), generator=generator)[:2]]
-            for ids, mask in ((text.input_ids, text.attention_mask), (chosen, torch.ones_like(chosen))):
+            if step % 2:
+                text = encode([sampler.text() for _ in range(5)], processor, generator)
+                ids, mask = text.input_ids, text.attention_mask
+            else:
+                ids = plain_text[torch.randperm(len(plain_text), generator=generator)[:3]]
+                mask = torch.ones_like(ids)
+            with bfloat16_products(adapted):
                 kept = retention_loss(adapted, ids, mask)
-                (retention * kept / 2).backward()
-                recent["kl"] = 0.9 * recent.get("kl", kept.item()) + 0.1 * kept.item()
+            (retention * kept).backward()
+            recent["kl"] = 0.9 * recent.get("kl", kept.item()) + 0.1 * kept.item()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         done = step + 1
-        if done % 20 == 0 or done == steps:
+        if done % CHECKPOINT_EVERY == 0 or done == steps:
+            state = {"parameters": [p.data for p in parameters], "optimiser": optimiser.state_dict(), "step": done}
+            torch.save(state, checkpoint.with_suffix(".tmp"))
+            checkpoint.with_suffix(".tmp").rename(checkpoint)
+        if done % LOG_EVERY == 0 or done == steps:
             record = {"stage": stage, "step": done, "seconds": round(time.monotonic() - began, 1)}
             record |= {k: round(v, 4) for k, v in recent.items()}
-            if done % 200 == 0 or done == steps:
-                state = {"parameters": [p.data for p in parameters], "optimiser": optimiser.state_dict(), "step": done}
-                torch.save(state, checkpoint.with_suffix(".tmp"))
-                checkpoint.with_suffix(".tmp").rename(checkpoint)
-                if evaluate is not None:
-                    model.eval()
-                    record |= evaluate()
+            if evaluate is not None and (done % EVALUATE_EVERY == 0 or done == steps):
+                model.eval()
+                record |= evaluate()
             log(record)
     model.requires_grad_(False)
     model.eval()
