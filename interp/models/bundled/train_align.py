@@ -271,7 +271,8 @@ def bfloat16_products(adapted: PeftModel | None) -> Iterator[None]:
 
     Nothing is changed without a LoRA, or where the language model is in float32.
     """
-    if adapted is None or adapted.get_base_model().lm_head.weight.dtype != torch.bfloat16:
+    llava: Any = adapted.get_base_model() if adapted is not None else None
+    if adapted is None or llava.lm_head.weight.dtype != torch.bfloat16:
         yield
         return
     from peft.helpers import disable_input_dtype_casting
