@@ -30,35 +30,42 @@ class Batch:
     positions: Int[Tensor, " B"]
 
 
-def collate(model: Model, prompts: Sequence[Prompt], *, last: bool = True) -> Batch:
+def collate(model: Model, prompts: Sequence[Prompt], *, spans: Sequence[slice] | None = None) -> Batch:
     """Pad prompts on the left and put them on the model's device.
 
     Args:
         model: gives the device, the dtype of the vision inputs, and the family's way of joining images.
         prompts: B of them, of any lengths.
-        last: keep each prompt's last token; without it the batch is the prefix that the delimiter is run on.
+        spans: the part of each prompt that is wanted, in tokens; all of it by default. It may not cut an image.
 
     Returns:
         A batch in which every row equals the row alone: padding is masked, and positions count real tokens only.
     """
-    rows = [prompt.input_ids if last else prompt.input_ids[:-1] for prompt in prompts]
+    spans = spans or [slice(0, prompt.n_tokens) for prompt in prompts]
+    rows = [prompt.input_ids[span] for prompt, span in zip(prompts, spans, strict=True)]
     width = max(map(len, rows))
     ids = torch.tensor([[model.pad_id] * (width - len(row)) + list(row) for row in rows])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-    features = model.family.collate([image for prompt in prompts for image in prompt.images])
+    features = model.family.collate([i for p, span in zip(prompts, spans, strict=True) for i in p.images_in(span)])
     vision = {k: v.to(model.dtype) if v.is_floating_point() else v for k, v in features.items()}
     inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0), **vision}
     positions = torch.tensor([width - prompt.n_tokens + prompt.delimiter for prompt in prompts])
     return Batch({name: tensor.to(model.device) for name, tensor in inputs.items()}, positions)
 
 
-def chunks(prompts: Sequence[Prompt], budget: int) -> Iterator[list[int]]:
-    """Indices of prompts, in groups whose padded size stays within a budget of tokens; like lengths go together."""
+def chunks(prompts: Sequence[Prompt], budget: int, *, keep_order: bool = False) -> Iterator[list[int]]:
+    """Indices of prompts, in groups whose padded size stays within a budget of tokens.
+
+    Like lengths go together, unless the order is to be kept.
+    """
     group: list[int] = []
-    for index in sorted(range(len(prompts)), key=lambda i: -prompts[i].n_tokens):
-        if group and (len(group) + 1) * prompts[group[0]].n_tokens > budget:
+    longest = 0
+    lengths = [prompt.n_tokens for prompt in prompts]
+    for index in range(len(prompts)) if keep_order else sorted(range(len(prompts)), key=lambda i: -lengths[i]):
+        longest = max(longest, lengths[index])
+        if group and (len(group) + 1) * longest > budget:
             yield group
-            group = []
+            group, longest = [], lengths[index]
         group.append(index)
     if group:
         yield group

@@ -79,8 +79,7 @@ def generate(
     _validate(model, patches)
     manner = Manner(mode, scale, allow_noop)
     answers = Answers(model, len(prompts), max_new_tokens=max_new_tokens, stop=stop)
-    for group in chunks(prompts, budget or token_budget(model)):
-        run = _PlainRows(model, [prompts[i] for i in group], group)
+    for run, group in _prompt_runs(model, prompts, budget or token_budget(model), max_new_tokens):
         run.decode(answers, run.start([patches[i] for i in group], manner))
     return answers.results()
 
@@ -200,6 +199,36 @@ class _PlainRows:
 
     def decode(self, answers: Answers, logits: Float[Tensor, "N V"]) -> None:
         decode(self.model, answers, self.rows, self.cache, self.batch.inputs["attention_mask"], logits)
+
+
+def _prompt_runs(
+    model: Model, prompts: Sequence[Prompt], budget: int, max_new_tokens: int
+) -> Iterator[tuple[CopiedRows | _PlainRows, list[int]]]:
+    """Cut prompts into forward passes that fit; prompts that begin alike share what comes before the query."""
+    stems: dict[tuple, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        stem = slice(0, prompt.stem)
+        key = (prompt.input_ids[stem], tuple(id(image) for image in prompt.images_in(stem)))
+        stems.setdefault(key, []).append(index)
+    tokens = sum(prompt.n_tokens for prompt in prompts)
+    saved = sum((len(alike) - 1) * prompts[alike[0]].stem for alike in stems.values())
+    longest = max((prompt.n_tokens for prompt in prompts), default=0) + max_new_tokens
+    images = any(prompt.images_in(slice(prompt.stem, None)) for prompt in prompts)
+    exact = model.family.packs(model.module, longest) and (not images or model.family.continues_with_images)
+    if not exact or 2 * saved < tokens or not all(prompt.stem for prompt in prompts):
+        for group in chunks(prompts, budget):
+            yield _PlainRows(model, [prompts[i] for i in group], group), group
+        return
+    ordered = sorted(stems.values(), key=lambda alike: -max(prompts[i].n_tokens for i in alike))
+    order = [i for alike in ordered for i in alike]
+    owner = {i: number for number, alike in enumerate(ordered) for i in alike}
+    for places in chunks([prompts[i] for i in order], budget, keep_order=True):
+        group = [order[place] for place in places]
+        here = list(dict.fromkeys(owner[i] for i in group))
+        first = [prompts[ordered[number][0]] for number in here]
+        prefix = Prefix(model, first, [prompt.stem for prompt in first])
+        pairs = [(here.index(owner[i]), i) for i in group]
+        yield CopiedRows(prefix, pairs, [prompts[i] for i in group]), group
 
 
 def _runs(

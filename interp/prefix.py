@@ -1,12 +1,13 @@
 """Run a prompt up to its delimiter once, then the delimiter under many patches: the engines of the sweep.
 
 A patch at the last token cannot change what comes before it, so all rows of a query share the keys and values of its
-prefix. Two ways of sharing:
+prefix. Nor does a query change the examples before it, so prompts with the same examples share theirs. Two ways:
 
 - :class:`PackedRows`: the rows are tokens of *one* sequence. All have the position id of the delimiter; by a 4-D mask
   each sees the whole prefix and, of the rest, only itself (the tree attention of speculative decoding). Decoding goes
   on in the same way, a row seeing its own earlier tokens. One copy of the cache, exact.
-- :class:`CopiedRows`: the cache is copied for every row, for models that take no 4-D mask.
+- :class:`CopiedRows`: the cache is copied for every row; for models that take no 4-D mask, and for different queries
+  after the same examples.
 """
 
 from __future__ import annotations
@@ -72,17 +73,20 @@ def edits_of(
 
 
 class Prefix:
-    """Prompts without their delimiter, left padded, run once; the vision tower runs here and nowhere else.
+    """The beginnings of prompts, left padded, run once.
 
     Attributes:
+        lengths: how many tokens of each prompt they are.
         cache: keys and values of the prefix.
         mask: which columns are real tokens, ``[B, T]``.
         delimiters: the delimiter's token id in each row, ``[B]``.
     """
 
-    def __init__(self, model: Model, prompts: Sequence[Prompt]) -> None:
-        self.model = model
-        batch = collate(model, prompts, last=False)
+    def __init__(self, model: Model, prompts: Sequence[Prompt], lengths: Sequence[int] | None = None) -> None:
+        """Run the first ``lengths`` tokens of each prompt; all but the delimiter by default."""
+        self.model, self.prompts = model, list(prompts)
+        self.lengths = list(lengths) if lengths is not None else [prompt.n_tokens - 1 for prompt in prompts]
+        batch = collate(model, prompts, spans=[slice(0, length) for length in self.lengths])
         self.cache = new_cache(model)
         model.forward(batch.inputs, past_key_values=self.cache, use_cache=True)
         self.mask: Int[Tensor, "B T"] = batch.inputs["attention_mask"]
@@ -107,25 +111,28 @@ Pairs = Sequence[tuple[int, int]]
 
 
 class CopiedRows:
-    """Each row with its own copy of the prefix's cache."""
+    """Each row with its own copy of the prefix's cache, going on to the end of its prompt."""
 
-    def __init__(self, prefix: Prefix, pairs: Pairs) -> None:
+    def __init__(self, prefix: Prefix, pairs: Pairs, prompts: Sequence[Prompt] | None = None) -> None:
+        """Rows of these prompts, which begin like the prefix; by default the prefix's own."""
         self.prefix, self.model = prefix, prefix.model
         self.answers = [answer for _, answer in pairs]
         self.rows = torch.tensor([query for query, _ in pairs], device=prefix.mask.device)
+        self.prompts = prompts if prompts is not None else [prefix.prompts[query] for query, _ in pairs]
+        self.tails = [slice(prefix.lengths[query], None) for query, _ in pairs]
 
     def start(self, patches: Sequence[RowPatch], manner: Manner) -> Float[Tensor, "N V"]:
-        """Run the delimiter under each row's patch; the logits of the first answer token."""
-        prefix, n = self.prefix, len(self.rows)
-        self.cache = prefix.reopened(self.rows)
-        seen = prefix.mask[self.rows]
-        self.mask = torch.cat([seen, seen.new_ones(n, 1)], dim=1)
-        step = {
-            "input_ids": prefix.delimiters[self.rows][:, None],
+        """Run the rest of each row under its patch; the logits of the first answer token."""
+        tail = collate(self.model, self.prompts, spans=self.tails).inputs
+        seen = self.prefix.mask[self.rows]
+        self.cache = self.prefix.reopened(self.rows)
+        self.mask = torch.cat([seen, tail["attention_mask"]], dim=1)
+        step = tail | {
             "attention_mask": self.mask,
-            "position_ids": seen.sum(-1, keepdim=True),
+            "position_ids": seen.sum(-1, keepdim=True) + tail["position_ids"],
         }
-        edits = edits_of(patches, range(n), [0] * n, manner)
+        n, width = tail["input_ids"].shape
+        edits = edits_of(patches, range(n), [width - 1] * n, manner)
         with patch(self.model.blocks, edits, allow_noop=manner.allow_noop):
             output = self.model.forward(step, fresh=False, past_key_values=self.cache, use_cache=True)
         return output.logits[:, -1]

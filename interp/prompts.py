@@ -163,6 +163,18 @@ class Prompt:
     def n_tokens(self) -> int:
         return len(self.input_ids)
 
+    @property
+    def stem(self) -> int:
+        """How many tokens come before the query: those that all queries of one specification begin with."""
+        before = [s.stop for s in self.segments if s.example is not None or s.role in ("bos", "instruction")]
+        return min(max(before, default=0), self.n_tokens - 1)
+
+    def images_in(self, tokens: slice) -> list[dict[str, Tensor]]:
+        """The images whose first token is among these, in reading order."""
+        start, stop, _ = tokens.indices(self.n_tokens)
+        starts = [s.start for s in self.segments if isinstance(s.content, Image)]
+        return [image for image, at in zip(self.images, starts, strict=True) if start <= at < stop]
+
     def spans(self, role: Role, *, example: int | None = None) -> tuple[slice, ...]:
         """Token spans of one role in an example, or in the query for ``example=None``."""
         return tuple(s.tokens for s in self.segments if s.role == role and s.example == example)

@@ -36,7 +36,8 @@ class Seconds:
         if unit.kind == "patch":
             return items * self.patch[unit.query]
         shown = {"": 0.0, "ensemble": self.source["text"]}.get(unit.source, self.source.get(unit.source, 0.0))
-        return items * (shown + self.source[unit.query] / (settings.shots + 1) + self.decode)
+        contexts = min(items, settings.contexts)  # read once for all queries after them
+        return contexts * shown + items * (self.source[unit.query] / (settings.shots + 1) + self.decode)
 
 
 def measure(plan: Plan, models: Callable[[str], Model]) -> Seconds:

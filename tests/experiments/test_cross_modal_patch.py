@@ -160,10 +160,11 @@ def test_budgets_are_shown(finished: Path) -> None:
     assert shown[("prompt", "ensemble")] == shown[("patch_single", "ensemble")] == (2, "matched")
 
 
-def test_sweep_has_the_whole_curve(finished: Path) -> None:
+def test_sweep_has_the_curve_over_every_other_layer(finished: Path) -> None:
     table = pd.read_csv(finished / "sweep.csv")
-    assert set(table["layer"]) == set(range(tiny.LAYERS))
-    assert len(table) == tiny.LAYERS * 7 * 2 * 2  # layers, arms, tasks, query modalities
+    layers = set(range(0, tiny.LAYERS, 2))
+    assert set(table["layer"]) == layers
+    assert len(table) == len(layers) * 7 * 2 * 2  # layers, arms, tasks, query modalities
     chosen = pd.read_csv(finished / "layers.csv")
     assert set(chosen["task"]) == {"all", "kinds", "colours"}
 
@@ -406,6 +407,12 @@ def test_default_folder_is_the_same_for_the_same_command_and_another_for_another
     other = cross_modal_patch.Arguments(shots=3)
     assert folder(other) == folder(cross_modal_patch.Arguments(shots=3)) != folder(plain)
     assert folder(cross_modal_patch.Arguments(model="org/model")).name == "org--model"
+
+
+@pytest.mark.parametrize(("given", "step"), [({}, 2), ({"layers": "all"}, 1), ({"full": True}, 1)])
+def test_quick_run_alone_leaves_layers_out(given: dict[str, object], step: int) -> None:
+    settings = cross_modal_patch.Arguments(**given).settings().resolve(takes_images=True, n_layers=5)
+    assert settings.layers == tuple(range(0, 5, step))
 
 
 def test_longest_answer_is_never_cut(place: Place) -> None:

@@ -14,8 +14,9 @@ from interp.decoding import Answers, Generation
 from interp.errors import CrosstaskError
 from interp.hooks import Edit, HookError, patch
 from interp.models.base import Model
-from interp.patching import RowPatch, choose_engine, generate, sweep, sweep_logits
-from interp.prompts import Example, Prompt, Specification, render
+from interp.patching import RowPatch, _prompt_runs, choose_engine, generate, sweep, sweep_logits
+from interp.prefix import Manner
+from interp.prompts import Example, Image, Prompt, Specification, render
 from interp.vectors import extract
 from tests.tiny import LAYERS, WIDTH, picture, tiny_llama, tiny_llava
 
@@ -134,6 +135,65 @@ def test_generated_row_in_padded_batch_equals_row_alone(model: Model) -> None:
     together = generate(model, prompts, vectors=given, layers=layers)
     for budget in (1, 40):
         assert generate(model, prompts, vectors=given, layers=layers, budget=budget) == together
+
+
+def alike(model: Model) -> list[Prompt]:
+    """Ragged queries after two contexts of different lengths, in turns, and one after a context of its own."""
+    shots = [Example("one: 1", "a: b"), Example("two", "c"), Example("three words here", "d")]
+    asked: list[str | Image] = ["q", "long: 12:30", "third", "r", "s", "t"]
+    if model.takes_images:
+        shots[:2] = [Example(picture(0), "Paris"), Example(picture(1), "a: b")]
+        asked += [picture(2), picture(0)]
+    contexts = [Specification(tuple(shots)), Specification(tuple(shots[:2]), "Do it:")]
+    prompts = [render(model, spec, query) for query in asked for spec in contexts]
+    return [*prompts, render(model, Specification((shots[1],)), "q")]
+
+
+@pytest.mark.parametrize("budget", [10_000, 150], ids=["together", "in parts"])
+@pytest.mark.parametrize("patched", [False, True])
+def test_prompts_that_begin_alike_share_it_and_answer_as_alone(
+    model: Model, patched: bool, budget: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts, seen = alike(model), []
+    layers = [i % LAYERS for i in range(len(prompts))]
+    given = list(vectors(len(prompts), seed=5)) if patched else [None] * len(prompts)
+    expected = [
+        separate_logits(model, prompt, RowPatch(layer, vector))
+        for prompt, layer, vector in zip(prompts, layers, given, strict=True)
+    ]
+    for run, group in _prompt_runs(model, prompts, budget, 4):
+        assert type(run).__name__ == "CopiedRows"
+        logits = run.start([RowPatch(layers[i], given[i]) for i in group], Manner())
+        torch.testing.assert_close(logits, torch.stack([expected[i] for i in group]), **EXACT)
+        seen += group
+    assert sorted(seen) == list(range(len(prompts)))
+
+    forward, tokens = Model.forward, []
+
+    def watched(self: Model, inputs: dict[str, Tensor], **options: object) -> object:
+        tokens.append(inputs["input_ids"].numel())
+        return forward(self, inputs, **options)
+
+    alone = [
+        generate(model, [p], vectors=[v], layers=[layer], max_new_tokens=4, stop=None)[0]
+        for p, layer, v in zip(prompts, layers, given, strict=True)
+    ]
+    monkeypatch.setattr(Model, "forward", watched)
+    found = generate(model, prompts, vectors=given, layers=layers, max_new_tokens=4, stop=None, budget=budget)
+    assert [g.token_ids for g in found] == [g.token_ids for g in alone]
+    if budget == 10_000:
+        assert tokens[0] == 3 * max(p.stem for p in prompts)  # each context once
+
+
+def test_same_text_around_other_pictures_is_not_shared(llava: Model) -> None:
+    """The placeholders are alike; what they stand for is not."""
+    contexts = [Specification((Example(picture(i), "Paris"), Example(picture(i + 1), "b"))) for i in (0, 3)]
+    prompts = [render(llava, spec, query) for spec in contexts for query in ("q", "r", "s", "t")]
+    assert prompts[0].input_ids == prompts[4].input_ids
+    for run, group in _prompt_runs(llava, prompts, 10_000, 4):
+        logits = run.start([RowPatch(0, None)] * len(group), Manner())
+        for row, i in zip(logits, group, strict=True):
+            torch.testing.assert_close(row, separate_logits(llava, prompts[i], RowPatch(0, None)), **EXACT)
 
 
 def test_generate_agrees_with_transformers(llava: Model) -> None:

@@ -35,6 +35,8 @@ class Family:
     name: ClassVar[str] = "text"
     image_placeholder: ClassVar[str] = ""
     """What stands for an image in a prompt's text; empty for a family that takes no images."""
+    continues_with_images: ClassVar[bool] = False
+    """Whether an image may stand in a sequence that is continued from a cache, its positions counted on like text's."""
     blocks_at: ClassVar[str] = "layers"
     norm_at: ClassVar[str] = "norm"
     examples: ClassVar[tuple[str, ...]] = ("HuggingFaceTB/SmolLM2-135M-Instruct", "Qwen/Qwen2.5-0.5B")

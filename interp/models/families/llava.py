@@ -25,6 +25,7 @@ class LlavaFamily(Family):
 
     name = "llava"
     image_placeholder = "<image>"
+    continues_with_images = True
     examples = ("llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-13b-hf", "llava-hf/bakLlava-v1-hf")
 
     def check(self, module: PreTrainedModel, processor: ProcessorMixin | None) -> None:
