@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 
 help:
 	@echo "make demo       cross-modal patching with the bundled pair of models: about 5 minutes on two cores"
-	@echo "make test       the test suite: about 10 minutes on two cores"
+	@echo "make test       the test suite: about 4 minutes on two cores"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      speed of the layer sweep against separate forward passes"
 	@echo "make notebooks  run every notebook in probes/notebooks"

@@ -222,6 +222,7 @@ def _write(plan: "Plan", run: "Run", console: "Console", *, lead: list[str]) -> 
     run.write_text("summary.md", report.markdown_table(summary))
     path = run.write_text("report.html", page)
     console.print(_terminal_table(summary))
+    print(f"Table: {run.folder / 'results.csv'}; picture: {run.folder / 'figures' / 'methods.png'}; report:")
     print(path)
 
 
