@@ -114,6 +114,9 @@ def _config(name: str, hub: dict[str, Any]) -> PretrainedConfig:
     """The configuration behind a name; a name that leads nowhere is answered with its nearest neighbours."""
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise CrosstaskError(f"folder {name!r} holds no config.json, so it is not a saved model")
+    typo = difflib.get_close_matches(name, BUNDLED, n=1, cutoff=0.8)
+    if typo and not Path(name).exists():  # the hub would be asked for half a minute
+        raise CrosstaskError(f"no model {name!r}: did you mean {typo[0]!r}?")
     try:
         return AutoConfig.from_pretrained(name, **hub)
     except (OSError, ValueError, KeyError) as error:
