@@ -2,6 +2,8 @@
 
 ``capture`` copies the states at named positions out of each block, so that only ``[L, B, D]`` leaves the layers.
 ``patch`` writes at one block and position per row: ``h <- scale * v`` (replace) or ``h <- h + scale * v`` (add).
+With ``site="input"`` both take what goes *into* a module instead: attention heads are read and patched at the input of
+the attention's output projection, where each has a slice of its own.
 
 Both count. A call of a block is *covering* when its sequence is long enough to hold every position asked for; under
 ``generate`` with a cache that is the prefill alone, since decoding steps are one token long. A block that was covered
@@ -23,6 +25,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 Mode: TypeAlias = Literal["replace", "add"]
+Site: TypeAlias = Literal["output", "input"]
 
 
 class HookError(RuntimeError):
@@ -55,6 +58,8 @@ class Edit:
         rows: row of the batch, N of them.
         columns: column in the (padded) sequence, N of them; a pair of row and column may occur once.
         vectors: ``[N, D]``.
+        heads: for each vector the slice of the state that it is written to, counted in multiples of D; None to write
+            the whole state.
         mode: ``replace`` the state by ``scale * vector``, or ``add`` that to it.
         scale: one factor for all.
     """
@@ -62,8 +67,14 @@ class Edit:
     rows: Int[Tensor, " N"]
     columns: Int[Tensor, " N"]
     vectors: Float[Tensor, "N D"]
+    heads: Int[Tensor, " N"] | None = None
     mode: Mode = "replace"
     scale: float = 1.0
+
+    @property
+    def places(self) -> tuple[Int[Tensor, " N"], ...]:
+        """Where the vectors go, as an index into the states."""
+        return (self.rows, self.columns) if self.heads is None else (self.rows, self.columns, self.heads)
 
     def __post_init__(self) -> None:
         if not len(self.rows) == len(self.columns) == len(self.vectors) > 0:
@@ -71,7 +82,7 @@ class Edit:
             raise HookError(f"an edit of {counts}; expected as many of each, and at least one")
         if self.mode not in ("replace", "add"):
             raise HookError(f"unknown mode {self.mode!r}; expected 'replace' or 'add'")
-        if len(set(zip(self.rows.tolist(), self.columns.tolist(), strict=True))) < len(self.rows):
+        if len(set(zip(*(place.tolist() for place in self.places), strict=True))) < len(self.rows):
             raise HookError("an edit writes twice at the same row and column")
 
 
@@ -81,13 +92,15 @@ def capture(
     columns: Int[Tensor, "B ..."],
     *,
     layers: Sequence[int] | None = None,
+    site: Site = "output",
 ) -> Iterator[Capture]:
     """Copy the outputs of blocks at given positions during the forward pass inside the context.
 
     Args:
-        blocks: the decoder blocks of the model.
+        blocks: the decoder blocks of the model, or one other module of each layer.
         columns: for each row of the batch the column to read, ``[B]``, or K columns, ``[B, K]``.
         layers: which blocks, all by default.
+        site: read what comes out of the modules, or what goes into them.
 
     Yields:
         A :class:`Capture`, filled when the context is left.
@@ -114,7 +127,7 @@ def capture(
 
         return hook
 
-    with _hooks(blocks, {layer: read(layer) for layer in wanted}):
+    with _hooks(blocks, {layer: read(layer) for layer in wanted}, site):
         yield captured
     _check_counts(fired, expected=1, what="read")
 
@@ -126,6 +139,7 @@ def patch(
     *,
     times: int = 1,
     allow_noop: bool = False,
+    site: Site = "output",
 ) -> Iterator[None]:
     """Write into the outputs of blocks during the first ``times`` covering calls inside the context.
 
@@ -134,6 +148,7 @@ def patch(
         edits: for each layer what to write there.
         times: how many calls of each block to patch; 1 is the prefill. Later calls pass untouched.
         allow_noop: permit a vector that equals the state it replaces (for tests of identity).
+        site: write to what comes out of the modules, or to what goes into them.
 
     Raises:
         HookError: if a row's state did not change, or, on leaving, if a block was patched other than ``times`` times.
@@ -142,36 +157,42 @@ def patch(
 
     def write(layer: int, edit: Edit) -> Callable[[Tensor], Tensor | None]:
         needed, rows_needed = int(edit.columns.max()) + 1, int(edit.rows.max()) + 1
+        top_head = 0 if edit.heads is None else int(edit.heads.max())
 
         def hook(hidden: Tensor) -> Tensor | None:
             if fired[layer] == times or hidden.shape[1] < needed:
                 return None
-            if hidden.shape[0] < rows_needed or hidden.shape[2] != edit.vectors.shape[1]:
+            width = edit.vectors.shape[1]
+            fits = hidden.shape[2] == width if edit.heads is None else hidden.shape[2] >= width * (top_head + 1)
+            if hidden.shape[0] < rows_needed or not fits:
                 raise HookError(
-                    f"layer {layer}: an edit of row {rows_needed - 1} with width {edit.vectors.shape[1]} does not fit "
-                    f"an output of shape {tuple(hidden.shape)}"
+                    f"layer {layer}: an edit of row {rows_needed - 1} with width {width} does not fit "
+                    f"an {site} of shape {tuple(hidden.shape)}"
                 )
             fired[layer] += 1
-            rows, columns = edit.rows.to(hidden.device), edit.columns.to(hidden.device)
-            old = hidden[rows, columns]
+            states = hidden if edit.heads is None else hidden.unflatten(2, (-1, width))
+            places = tuple(place.to(hidden.device) for place in edit.places)
+            old = states[places]
             new = edit.vectors.to(hidden) * edit.scale
             new = old + new if edit.mode == "add" else new
             if not allow_noop and not (unchanged := (new == old).all(-1)).logical_not().all():
                 raise HookError(
                     f"layer {layer}: the patch changes nothing in rows {edit.rows[unchanged.cpu()].tolist()}"
                 )
-            return hidden.index_put((rows, columns), new)
+            return states.index_put(places, new).view_as(hidden)
 
         return hook
 
-    with _hooks(blocks, {layer: write(layer, edit) for layer, edit in edits.items()}):
+    with _hooks(blocks, {layer: write(layer, edit) for layer, edit in edits.items()}, site):
         yield
     _check_counts(fired, expected=times, what="patched")
 
 
 @contextmanager
 def _hooks(
-    blocks: Sequence[nn.Module] | nn.ModuleList, actions: Mapping[int, Callable[[Tensor], Tensor | None]]
+    blocks: Sequence[nn.Module] | nn.ModuleList,
+    actions: Mapping[int, Callable[[Tensor], Tensor | None]],
+    site: Site,
 ) -> Iterator[None]:
     """Register one action per block and take it away again, whatever happens inside."""
     for layer in actions:
@@ -179,7 +200,10 @@ def _hooks(
             raise HookError(f"layer {layer} is out of range; there are {len(blocks)} blocks, 0 to {len(blocks) - 1}")
     with ExitStack() as handles:
         for layer, action in actions.items():
-            handles.enter_context(blocks[layer].register_forward_hook(_on_hidden(action)))
+            if site == "output":
+                handles.enter_context(blocks[layer].register_forward_hook(_on_hidden(action)))
+            else:
+                handles.enter_context(blocks[layer].register_forward_pre_hook(_on_input(action)))
         yield
 
 
@@ -195,6 +219,20 @@ def _on_hidden(action: Callable[[Tensor], Tensor | None]) -> Callable[[nn.Module
         if changed is None:
             return None
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+    return hook
+
+
+def _on_input(action: Callable[[Tensor], Tensor | None]) -> Callable[[nn.Module, Any], Any]:
+    """The same for the first positional argument, before the module runs."""
+
+    def hook(module: nn.Module, inputs: tuple[Any, ...]) -> Any:
+        hidden = inputs[0] if inputs else None
+        if not isinstance(hidden, Tensor) or hidden.ndim != 3:
+            shape = tuple(hidden.shape) if isinstance(hidden, Tensor) else type(hidden).__name__
+            raise HookError(f"{type(module).__name__} was given {shape}; expected a tensor [B, T, D] first")
+        changed = action(hidden)
+        return None if changed is None else (changed, *inputs[1:])
 
     return hook
 

@@ -21,9 +21,9 @@ from torch import Tensor
 from interp.batches import chunks, collate, token_budget
 from interp.decoding import Answers, Generation, decode, new_cache
 from interp.errors import CrosstaskError
-from interp.hooks import Mode, patch
+from interp.hooks import Mode
 from interp.models.base import Model
-from interp.prefix import CopiedRows, Manner, PackedRows, Prefix, RowPatch, edits_of
+from interp.prefix import CopiedRows, Manner, PackedRows, Prefix, RowPatch, patched
 from interp.prompts import Prompt
 
 __all__ = ["Generation", "RowPatch", "choose_engine", "generate", "sweep", "sweep_logits"]
@@ -192,8 +192,7 @@ class _PlainRows:
         self.batch, self.cache = collate(model, prompts), new_cache(model)
 
     def start(self, patches: Sequence[RowPatch], manner: Manner) -> Float[Tensor, "N V"]:
-        edits = edits_of(patches, range(len(patches)), self.batch.positions.tolist(), manner)
-        with patch(self.model.blocks, edits, allow_noop=manner.allow_noop):
+        with patched(self.model, patches, range(len(patches)), self.batch.positions.tolist(), manner):
             output = self.model.forward(self.batch.inputs, past_key_values=self.cache, use_cache=True)
         return output.logits[:, -1]
 
@@ -279,11 +278,17 @@ def _validate(model: Model, patches: Sequence[RowPatch]) -> None:
             raise CrosstaskError(
                 f"layer {item.layer} is out of range; model {model.name!r} has blocks 0 to {model.n_layers - 1}"
             )
-        if item.vector.shape != (model.width,):
+        if item.head is not None and not 0 <= item.head < model.n_heads:
             raise CrosstaskError(
-                f"a vector of shape {tuple(item.vector.shape)} cannot be patched into model {model.name!r}, whose "
-                f"residual stream has width {model.width}"
+                f"head {item.head} is out of range; model {model.name!r} has heads 0 to {model.n_heads - 1}"
             )
-    given = [item.vector for item in patches if item.vector is not None]
-    if given and not torch.isfinite(torch.stack(given)).all():
-        raise CrosstaskError("a vector to patch holds values that are not finite")
+        where, width = ("residual stream", model.width) if item.head is None else ("heads", model.head_width)
+        if item.vector.shape != (width,):
+            raise CrosstaskError(
+                f"a vector of shape {tuple(item.vector.shape)} cannot be patched into the {where} of model "
+                f"{model.name!r}, which {'has' if item.head is None else 'have'} width {width}"
+            )
+    for width in {len(item.vector) for item in patches if item.vector is not None}:
+        given = [item.vector for item in patches if item.vector is not None and len(item.vector) == width]
+        if not torch.isfinite(torch.stack(given)).all():
+            raise CrosstaskError("a vector to patch holds values that are not finite")

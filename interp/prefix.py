@@ -12,7 +12,8 @@ prefix. Nor does a query change the examples before it, so prompts with the same
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,7 +24,7 @@ from transformers.cache_utils import DynamicLayer
 
 from interp.batches import collate
 from interp.decoding import Answers, decode, new_cache
-from interp.hooks import Edit, Mode, patch
+from interp.hooks import Edit, Mode, Site, patch
 from interp.models.base import Model
 from interp.prompts import Prompt
 
@@ -36,11 +37,13 @@ class RowPatch:
         layer: the block whose output is patched.
         vector: ``[D]``, or None for a row that is left as it is (the bare query).
         label: for the caller's own bookkeeping.
+        head: an attention head of the layer: the vector ``[D_head]`` goes into the input of its output projection.
     """
 
     layer: int
     vector: Float[Tensor, " D"] | None
     label: str = ""
+    head: int | None = None
 
 
 @dataclass(frozen=True)
@@ -52,24 +55,32 @@ class Manner:
     allow_noop: bool = False
 
 
-def edits_of(
-    patches: Sequence[RowPatch], rows: Sequence[int], columns: Sequence[int], manner: Manner
-) -> dict[int, Edit]:
-    """Gather patches by layer; patch ``n`` is written at ``(rows[n], columns[n])``."""
-    by_layer: dict[int, list[int]] = {}
+@contextmanager
+def patched(
+    model: Model, patches: Sequence[RowPatch], rows: Sequence[int], columns: Sequence[int], manner: Manner
+) -> Iterator[None]:
+    """Hold patches in place; number ``n`` is written at ``(rows[n], columns[n])`` in the first pass that covers it."""
+    sites: dict[Site, dict[int, list[int]]] = {"output": {}, "input": {}}
     for n, item in enumerate(patches):
         if item.vector is not None:
-            by_layer.setdefault(item.layer, []).append(n)
-    return {
-        layer: Edit(
-            rows=torch.tensor([rows[n] for n in members]),
-            columns=torch.tensor([columns[n] for n in members]),
-            vectors=torch.stack([patches[n].vector for n in members]),  # type: ignore[misc]
-            mode=manner.mode,
-            scale=manner.scale,
-        )
-        for layer, members in by_layer.items()
-    }
+            sites["output" if item.head is None else "input"].setdefault(item.layer, []).append(n)
+    with ExitStack() as stack:
+        for site, by_layer in sites.items():
+            edits = {
+                layer: Edit(
+                    rows=torch.tensor([rows[n] for n in members]),
+                    columns=torch.tensor([columns[n] for n in members]),
+                    vectors=torch.stack([patches[n].vector for n in members]),  # type: ignore[misc]
+                    heads=torch.tensor([patches[n].head for n in members]) if site == "input" else None,
+                    mode=manner.mode,
+                    scale=manner.scale,
+                )
+                for layer, members in by_layer.items()
+            }
+            if edits:
+                modules = model.blocks if site == "output" else model.projections
+                stack.enter_context(patch(modules, edits, allow_noop=manner.allow_noop, site=site))
+        yield
 
 
 class Prefix:
@@ -132,8 +143,7 @@ class CopiedRows:
             "position_ids": seen.sum(-1, keepdim=True) + tail["position_ids"],
         }
         n, width = tail["input_ids"].shape
-        edits = edits_of(patches, range(n), [width - 1] * n, manner)
-        with patch(self.model.blocks, edits, allow_noop=manner.allow_noop):
+        with patched(self.model, patches, range(n), [width - 1] * n, manner):
             output = self.model.forward(step, fresh=False, past_key_values=self.cache, use_cache=True)
         return output.logits[:, -1]
 
@@ -173,8 +183,7 @@ class PackedRows:
     def start(self, patches: Sequence[RowPatch], manner: Manner) -> Float[Tensor, "N V"]:
         """Run the delimiter under each row's patch; the logits of the first answer token, in the order of the pairs."""
         rows, columns = [query for query, _ in self.sites], [slot for _, slot in self.sites]
-        edits = edits_of(patches, rows, columns, manner)
-        with patch(self.model.blocks, edits, allow_noop=manner.allow_noop):
+        with patched(self.model, patches, rows, columns, manner):
             logits = self._step(self.prefix.delimiters[:, None].expand_as(self.pack.slots))
         return logits[rows, columns]
 

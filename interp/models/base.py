@@ -79,9 +79,24 @@ class Model:
         """The unembedding, [.., D] -> [.., V]."""
         return self.family.head(self.module)
 
+    @cached_property
+    def projections(self) -> list[nn.Module]:
+        """The attention's output projection of each block, L of them; a head is a slice of its input."""
+        return self.family.projections(self.module, self.blocks)
+
     @property
     def n_layers(self) -> int:
         return len(self.blocks)
+
+    @property
+    def n_heads(self) -> int:
+        """Attention (query) heads of a block."""
+        return self.module.config.get_text_config().num_attention_heads
+
+    @cached_property
+    def head_width(self) -> int:
+        """Width of one head at the input of the output projection; not always D / heads."""
+        return self.family.projection_weight(self.projections[0]).shape[1] // self.n_heads
 
     @property
     def width(self) -> int:

@@ -39,6 +39,7 @@ class Family:
     """Whether an image may stand in a sequence that is continued from a cache, its positions counted on like text's."""
     blocks_at: ClassVar[str] = "layers"
     norm_at: ClassVar[str] = "norm"
+    projection_at: ClassVar[str] = "self_attn.o_proj"
     examples: ClassVar[tuple[str, ...]] = ("HuggingFaceTB/SmolLM2-135M-Instruct", "Qwen/Qwen2.5-0.5B")
     """Hub names offered when the user mistypes one."""
 
@@ -62,6 +63,35 @@ class Family:
     def head(self, module: PreTrainedModel) -> nn.Module:
         """The unembedding: normed residual stream to logits."""
         return module.get_output_embeddings()
+
+    def projections(self, module: PreTrainedModel, blocks: nn.ModuleList) -> list[nn.Module]:
+        """The attention's output projection of each block.
+
+        Raises:
+            CrosstaskError: where a block has none of that name, or one whose input is not a row of equal heads.
+        """
+        found = []
+        for index, block in enumerate(blocks):
+            try:
+                projection = block.get_submodule(self.projection_at)
+            except AttributeError as error:
+                raise CrosstaskError(
+                    f"block {index} of {type(module).__name__} has no attention output projection "
+                    f"{self.projection_at!r}, so its heads cannot be read"
+                ) from error
+            heads = module.config.get_text_config().num_attention_heads
+            if self.projection_weight(projection).shape[1] % heads:
+                raise CrosstaskError(
+                    f"{self.projection_at} of block {index} takes {self.projection_weight(projection).shape[1]} "
+                    f"features, which {heads} heads cannot share equally"
+                )
+            found.append(projection)
+        return found
+
+    def projection_weight(self, projection: nn.Module) -> Tensor:
+        """The projection's weight as ``[D, heads * D_head]``."""
+        assert isinstance(projection.weight, Tensor)
+        return projection.weight
 
     def packs(self, module: PreTrainedModel, n_tokens: int) -> bool:
         """Whether packed rows (a 4-D mask over shared positions) are exact for sequences of this many tokens.
