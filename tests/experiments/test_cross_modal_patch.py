@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import json
 import os
@@ -29,54 +28,11 @@ from interp.runs import Run
 from interp.tasks import load_task
 from interp.vectors import TaskVectors
 from tests import tiny
+from tests.places import Place, make_task
 
 TABLES = ("results.csv", "summary.csv", "paired.csv", "layers.csv", "sweep.csv", "predictions.jsonl")
 TEMPLATE = Template.parse(Settings().template)
 ROOT = Path(__file__).parents[2]
-
-
-def make_task(folder: Path, answers: Sequence[str], *, items: int = 12, images: bool = True) -> Path:
-    """A task of 8 selection and 4 test items; the answers go round."""
-    folder.mkdir(parents=True)
-    rows = []
-    for i in range(items):
-        rows.append({"input": f"thing {i}: x", "output": answers[i % len(answers)], "image": f"{i}.png"})
-        rows[-1]["split"] = "selection" if i < 2 * items // 3 else "test"
-        if images:
-            tiny.picture(i).load().save(folder / f"{i}.png")
-        else:
-            del rows[-1]["image"]
-    columns = ["input", "output", *(["image"] if images else []), "split"]
-    with (folder / "items.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-    (folder / "instruction.txt").write_text("The kind of the thing:")
-    return folder
-
-
-class Place:
-    """Models and tasks on disk, and the command line over them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.vlm, self.llm = folder / "vlm", folder / "llm"
-        llava, llama = tiny.tiny_llava(), tiny.tiny_llama()
-        llava.module.save_pretrained(self.vlm)
-        assert llava.processor is not None
-        llava.processor.save_pretrained(self.vlm)
-        llama.module.save_pretrained(self.llm)
-        llama.tokenizer.save_pretrained(self.llm)
-        self.kinds = make_task(folder / "kinds", ["cat", "dog", "ox"])
-        self.colours = make_task(folder / "colours", ["red", "blue"])
-
-    def arguments(self, out: Path, *more: object, full: bool = True) -> list[str]:
-        """A run over everything, or (full=False) over nothing but text; later options win over earlier ones."""
-        given = ["--model", self.vlm, "--tasks", self.kinds, self.colours, "--wrong-tasks", self.kinds, self.colours]
-        given += ["--source-model", self.vlm, *([self.llm] if full else []), "--out", out, "--shots", 2]
-        given += ["--contexts", 3, "--max-new-tokens", 4, "--dtype", "float64"]
-        given += [] if full else ["--source", "text", "--query", "text"]
-        return list(map(str, (*given, *more)))
 
 
 @pytest.fixture(scope="module")
