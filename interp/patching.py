@@ -173,7 +173,7 @@ def choose_engine(model: Model, engine: Engine, n_tokens: int) -> Engine:
     """
     exact = {
         "packed": model.family.packs(model.module, n_tokens),
-        "copied": model.family.caches(model.module),
+        "copied": model.family.continues(model.module),
         "plain": True,
     }
     if engine == "auto":
@@ -188,7 +188,7 @@ class _PlainRows:
     """Separate rows, each with its whole prompt."""
 
     def __init__(self, model: Model, prompts: Sequence[Prompt], answers: Sequence[int]) -> None:
-        self.model, self.rows = model, list(answers)
+        self.model, self.rows, self.positions = model, list(answers), [prompt.position for prompt in prompts]
         self.batch, self.cache = collate(model, prompts), new_cache(model)
 
     def start(self, patches: Sequence[RowPatch], manner: Manner) -> Float[Tensor, "N V"]:
@@ -198,7 +198,8 @@ class _PlainRows:
         return output.logits[:, -1]
 
     def decode(self, answers: Answers, logits: Float[Tensor, "N V"]) -> None:
-        decode(self.model, answers, self.rows, self.cache, self.batch.inputs["attention_mask"], logits)
+        mask = self.batch.inputs["attention_mask"]
+        decode(self.model, answers, self.rows, self.cache, mask, self.positions, logits)
 
 
 def _prompt_runs(
