@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class FuyuFamily(VisionFamily):
     """``FuyuForCausalLM``: rows of patches, a newline token after each.
 
-    The processor knows one image a prompt, at its beginning and followed by BOS. Here BOS begins the prompt and an image
-    is its rows alone, wherever and however often it stands, as in Mantis.
+    The processor knows one image a prompt, at its beginning and followed by BOS. Here BOS begins the prompt and an
+    image is its rows alone, wherever and however often it stands, as in Mantis.
     """
 
     name = "fuyu"

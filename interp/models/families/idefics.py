@@ -37,4 +37,5 @@ class Idefics3Family(VisionFamily):
     """``Idefics3ForConditionalGeneration`` and ``SmolVLMForConditionalGeneration``."""
 
     name = "idefics3"
+    said_by_the_text = frozenset({"rows", "cols"})
     examples = ("HuggingFaceM4/Idefics3-8B-Llama3", "HuggingFaceTB/SmolVLM-256M-Instruct")

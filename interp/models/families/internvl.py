@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from interp.models.families.base import ImageInputs
 from interp.models.families.registry import register
 from interp.models.families.vision import VisionFamily
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as Picture
-    from transformers import ProcessorMixin
 
 
 @register("internvl")
@@ -19,9 +12,5 @@ class InternVlFamily(VisionFamily):
 
     name = "internvl"
     image_placeholder = "<IMG_CONTEXT>"
+    said_by_the_text = frozenset({"num_patches"})
     examples = ("OpenGVLab/InternVL3-1B-hf",)
-
-    def image(self, processor: ProcessorMixin, picture: Picture) -> ImageInputs:
-        inputs = super().image(processor, picture)
-        del inputs.features["num_patches"]  # said by the text already
-        return inputs

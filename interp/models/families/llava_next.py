@@ -1,7 +1,7 @@
 """LLaVA-NeXT and LLaVA-OneVision: a picture is cut into tiles, as many as its shape asks for, beside the whole.
 
-OneVision's processor cuts a picture into tiles when it is alone in its sample, or when pictures come as a flat list, and
-leaves it whole when several come as one sample's list. Pictures are processed one by one here, hence cut.
+OneVision's processor cuts a picture into tiles when it is alone in its sample, or when pictures come as a flat list,
+and leaves it whole when several come as one sample's list. Pictures are processed one by one here, hence cut.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ processor does differently.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from PIL import Image as Pillow
 from torch import Tensor
@@ -26,6 +26,8 @@ class VisionFamily(Family):
 
     image_placeholder = "<image>"
     continues_with_images = True
+    said_by_the_text: ClassVar[frozenset[str]] = frozenset()
+    """What the image processor returns for the text alone, and the model does not take."""
 
     def given(self, processor: ProcessorMixin | None) -> Any:
         """The processor.
@@ -51,7 +53,7 @@ class VisionFamily(Family):
     def image(self, processor: ProcessorMixin, picture: Picture) -> ImageInputs:
         features = self.features(processor, picture)
         text = processor.replace_image_token(features, 0)
-        unused = processor.unused_input_names
+        unused = self.said_by_the_text.union(processor.unused_input_names)
         before, after = self.image_frame
         kept = {name: tensor for name, tensor in features.items() if name not in unused}
         assert all(isinstance(tensor, Tensor) for tensor in kept.values())
