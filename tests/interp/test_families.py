@@ -25,7 +25,7 @@ from interp.vectors import extract
 from tests.tiny import LAYERS, WIDTH, picture
 from tests.tiny_families import TEXT, VISION
 
-NEW_TOKENS = 4
+NEW_TOKENS = 3
 SHAPES = [(12, 10), (30, 9), (9, 22), (16, 16)]
 
 
@@ -62,7 +62,7 @@ def queries(model: Model) -> list[Prompt]:
         return [render(model, spec, "a longer query: 12:30"), render(model, Specification(), "q")]
     shots = Specification((Example(shown(0), "Paris"), Example(shown(1), "a: b")))
     asked = [render(model, shots, shown(2)), render(model, Specification(), shown(3))]
-    return [*asked, render(model, Specification(), "a text: 1:2")]
+    return [*asked, render(model, Specification(), "some more text: 1:2")]
 
 
 def vectors(model: Model, n: int, seed: int = 0) -> Tensor:
@@ -131,6 +131,12 @@ def processed(model: Model, images: list[Image]) -> dict[str, Tensor]:
     return dict(model.processor(text=[text], images=nested, return_tensors="pt", add_special_tokens=False))
 
 
+def tiles(pixels: Tensor) -> Tensor:
+    """One row a tile, without the zeros that fill up a batch."""
+    flat = pixels.flatten(0, 1).flatten(1) if pixels.ndim > 3 else pixels
+    return flat[flat.ne(0).any(-1)]
+
+
 def test_expanded_prompt_is_what_the_processor_makes_of_the_same_text_and_images(vlm: Model) -> None:
     prompt, bare = queries(vlm)[0], replace(vlm, bos_ids=())
     images = [s.content for s in prompt.segments if isinstance(s.content, Image)]
@@ -152,8 +158,8 @@ def test_expanded_prompt_is_what_the_processor_makes_of_the_same_text_and_images
     )
     for name in {"pixel_values", "pixel_attention_mask"} & {*batch.inputs}:
         ours = batch.inputs[name]
-        assert torch.equal(ours.flatten(), theirs[name].to(ours).flatten()), name
-    if vlm.family.name not in ("paligemma", "gemma3"):
+        assert torch.equal(tiles(ours), tiles(theirs[name].to(ours))), name
+    if vlm.family.name != "paligemma":
         inputs = {name: x.to(vlm.dtype) if x.is_floating_point() else x for name, x in theirs.items()}
         vlm.reset_state()
         torch.testing.assert_close(
@@ -269,3 +275,121 @@ def test_image_run_then_text_run_equals_the_text_run_alone(vlm: Model) -> None:
     torch.testing.assert_close(extract(vlm, [of_text]), alone[0], rtol=0, atol=0)
     assert generate(vlm, [of_text], max_new_tokens=NEW_TOKENS, stop=None) == alone[1]
     assert getattr(vlm.module.base_model, "rope_deltas", None) is None
+
+
+@pytest.mark.parametrize("name", [*VISION])
+def test_saved_model_is_loaded_with_its_processor_and_answers_the_same(name: str, tmp_path: Path) -> None:
+    first = family(name)
+    assert first.processor is not None
+    first.module.save_pretrained(tmp_path)
+    first.processor.save_pretrained(tmp_path)
+    again = load_model(str(tmp_path), dtype="float64", device="cpu")
+    assert type(again.family) is type(first.family)
+    for old, new in zip(queries(first), queries(again), strict=True):
+        assert old.input_ids == new.input_ids
+        torch.testing.assert_close(extract(again, [new]), extract(first, [old]), **exact(first))
+
+
+def test_noncausal_prompts_are_run_plainly_and_that_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    model = replace(family("paligemma"), name="said once")
+    prompts = queries(model)
+    assert choose_engine(model, "auto", 10) == choose_engine(model, "auto", 10) == "plain"
+    sweep_logits(model, prompts, rows_of(model))
+    assert [record.message for record in caplog.records if "no prefix is shared" in record.message] == [
+        "the tokens of a prompt of model 'said once' see later ones, so no prefix is shared: every patch takes a whole "
+        "forward pass"
+    ]
+    for engine in ("packed", "copied"):
+        with pytest.raises(CrosstaskError, match="is not exact for model 'said once'; use one of: auto, plain"):
+            sweep_logits(model, prompts, rows_of(model), engine=engine)  # type: ignore[arg-type]
+
+
+def states_under(model: Model, prompt: Prompt, vector: Tensor | None) -> Tensor:
+    """All states after the last block, with a patch at the delimiter in the first."""
+    batch = collate(model, [prompt])
+    edits = {} if vector is None else {0: Edit(torch.tensor([0]), batch.positions, vector[None])}
+    with patch(model.blocks, edits), capture(model.blocks, torch.arange(prompt.n_tokens)[None], layers=[3]) as read:
+        model.forward(batch.inputs, use_cache=False)
+    return read.states[0, 0]
+
+
+def test_causal_prefix_says_whether_a_patch_at_the_delimiter_reaches_earlier_tokens(model: Model) -> None:
+    for prompt in queries(model):
+        before = states_under(model, prompt, None)[:-1]
+        after = states_under(model, prompt, vectors(model, 1)[0])[:-1]
+        assert torch.equal(before, after) == model.family.causal_prefix
+
+
+def test_vision_between_blocks_says_whether_a_block_reads_what_the_one_before_wrote(vlm: Model) -> None:
+    prompt = queries(vlm)[0]
+    wrote, read = [], []
+    handles = [
+        vlm.blocks[0].register_forward_hook(
+            lambda _m, _i, out: wrote.append(out[0] if isinstance(out, tuple) else out)
+        ),
+        vlm.blocks[1].register_forward_pre_hook(lambda _m, args: read.append(args[0])),
+    ]
+    try:
+        vlm.forward(collate(vlm, [prompt]).inputs, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    changed = (wrote[0] != read[0]).any(-1)[0]
+    pictured = torch.tensor(prompt.input_ids) == vlm.module.config.image_token_id
+    assert torch.equal(changed, pictured if vlm.family.vision_between_blocks else torch.zeros_like(pictured))
+
+
+def test_layers_of_several_kinds_are_told_and_packed_only_inside_the_window() -> None:
+    model = family("gemma3")
+    assert model.family.layer_kinds(model.module) == ("sliding_attention", "full_attention") * 2
+    assert set(family("llava").family.layer_kinds(family("llava").module)) == {"full_attention"}
+    assert choose_engine(model, "auto", 12) == "packed"
+    assert choose_engine(model, "auto", 13) == "copied"
+    short = [render(model, Specification(), text) for text in ("q", "r")]
+    assert max(prompt.n_tokens for prompt in short) <= 12
+    rows = rows_of(model)[:2]
+    for prompt, row, logits in zip(short, rows, sweep_logits(model, short, rows, engine="packed"), strict=True):
+        torch.testing.assert_close(logits, torch.stack([separate(model, prompt, r)[0] for r in row]), **exact(model))
+
+
+def test_second_image_is_refused_where_a_prompt_takes_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = family("llava")
+    monkeypatch.setattr(type(model.family), "several_images", False)
+    with pytest.raises(CrosstaskError, match="model 'llava' takes one image a prompt, but the query brings another"):
+        render(model, Specification((Example(shown(0), "Paris"),)), shown(1))
+    assert len(render(model, Specification(), shown(1)).images) == 1
+
+
+def test_processor_that_does_not_write_the_image_token_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = family("idefics3")
+    monkeypatch.setattr(type(model.family), "image", lambda *_: ImageInputs(text="a picture", features={}))
+    with pytest.raises(CrosstaskError, match="writes a picture as 'a picture'..., without the token"):
+        replace(model, name="other")
+
+
+def test_word_right_behind_an_image_is_kept_apart_as_the_processor_does() -> None:
+    model = family("idefics2")
+    prompt = render(replace(model, bos_ids=()), Specification(), shown(0), template=Template.parse("{x}A:{y}\n"))
+    assert model.processor is not None
+    theirs = model.processor(text="<image>A:", images=[shown(0).load()], return_tensors="pt")
+    assert list(prompt.input_ids) == theirs["input_ids"][0].tolist()
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_positions_of_images_have_three_axes_and_matter(name: str) -> None:
+    model = family(name)
+    prompt = queries(model)[0]
+    positions = prompt.token_inputs["position_ids"]
+    assert (positions[0] != positions[1]).any()
+    assert len(set(positions[:, prompt.delimiter].tolist())) == 1
+    assert prompt.position < prompt.n_tokens - 1  # an image takes fewer positions than tokens
+    batch = collate(model, [prompt])
+    flat = batch.inputs | {"position_ids": torch.arange(prompt.n_tokens)[None]}
+    assert (model.forward(batch.inputs).logits - model.forward(flat).logits).abs().max() > 1e-3
+
+
+def test_image_tokens_of_gemma_3_see_each_other_and_need_their_types() -> None:
+    model = family("gemma3")
+    batch = collate(model, [queries(model)[0]])
+    plain = {name: value for name, value in batch.inputs.items() if name != "token_type_ids"}
+    assert (model.forward(batch.inputs).logits - model.forward(plain).logits).abs().max() > 1e-3
