@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from torch.nn import functional
 
 from interp.models.base import Model
 from interp.prompts import Prompt
@@ -21,8 +22,9 @@ class Batch:
     """Prompts side by side, padded on the left.
 
     Attributes:
-        inputs: keyword arguments of the module: ``input_ids``, ``attention_mask`` and ``position_ids`` ``[B, T]``, and
-            the vision inputs of all images in reading order.
+        inputs: keyword arguments of the module: ``input_ids`` and ``attention_mask`` ``[B, T]``, ``position_ids`` and
+            whatever else the family gives each token ``[.., B, T]``, and the vision inputs of all images in reading
+            order.
         positions: the column of each row's last delimiter, ``[B]``.
     """
 
@@ -39,7 +41,7 @@ def collate(model: Model, prompts: Sequence[Prompt], *, spans: Sequence[slice] |
         spans: the part of each prompt that is wanted, in tokens; all of it by default. It may not cut an image.
 
     Returns:
-        A batch in which every row equals the row alone: padding is masked, and positions count real tokens only.
+        A batch in which every row equals the row alone: padding is masked, and positions are the prompt's own.
     """
     spans = spans or [slice(0, prompt.n_tokens) for prompt in prompts]
     rows = [prompt.input_ids[span] for prompt, span in zip(prompts, spans, strict=True)]
@@ -47,8 +49,18 @@ def collate(model: Model, prompts: Sequence[Prompt], *, spans: Sequence[slice] |
     ids = torch.tensor([[model.pad_id] * (width - len(row)) + list(row) for row in rows])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
     features = model.family.collate([i for p, span in zip(prompts, spans, strict=True) for i in p.images_in(span)])
+    tokens = {
+        name: torch.stack(
+            [
+                functional.pad(prompt.token_inputs[name][..., span], (width - len(row), 0))
+                for prompt, span, row in zip(prompts, spans, rows, strict=True)
+            ],
+            dim=-2,
+        )
+        for name in prompts[0].token_inputs
+    }
     vision = {k: v.to(model.dtype) if v.is_floating_point() else v for k, v in features.items()}
-    inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0), **vision}
+    inputs = {"input_ids": ids, "attention_mask": mask, **tokens, **vision}
     positions = torch.tensor([width - prompt.n_tokens + prompt.delimiter for prompt in prompts])
     return Batch({name: tensor.to(model.device) for name, tensor in inputs.items()}, positions)
 

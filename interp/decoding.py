@@ -109,6 +109,7 @@ def decode(
     rows: Sequence[int],
     cache: DynamicCache,
     mask: Int[Tensor, "B T"],
+    positions: Sequence[int],
     logits: Float[Tensor, "B V"],
 ) -> None:
     """Continue greedily until every answer is finished.
@@ -119,9 +120,10 @@ def decode(
         rows: for each row of the cache the answer that it writes.
         cache: keys and values of the sequence so far; is used up.
         mask: which of its columns are real tokens.
+        positions: the position id of the last token of each row.
         logits: the prediction for the first new token.
     """
-    held = list(rows)
+    held, position = list(rows), torch.tensor(positions, device=mask.device)[:, None]
     while True:
         tokens = logits.argmax(-1)
         going = answers.push(held, tokens.tolist())
@@ -130,8 +132,8 @@ def decode(
         if 2 * len(going) <= len(held) and model.family.caches(model.module):
             kept = torch.tensor(going, device=tokens.device)
             cache.batch_select_indices(kept)
-            tokens, mask, held = tokens[kept], mask[kept], [held[i] for i in going]
-        position = mask.sum(-1, keepdim=True)
+            tokens, mask, position, held = tokens[kept], mask[kept], position[kept], [held[i] for i in going]
+        position = position + 1
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         step = {"input_ids": tokens[:, None], "attention_mask": mask, "position_ids": position}
         logits = model.forward(step, fresh=False, past_key_values=cache, use_cache=True).logits[:, -1]

@@ -10,7 +10,9 @@ separate forward per row costs rows x T tokens and rows passes of the vision tow
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from itertools import accumulate, pairwise
 from typing import Literal, TypeAlias
 
@@ -27,6 +29,8 @@ from interp.prefix import CopiedRows, Manner, PackedRows, Prefix, RowPatch, patc
 from interp.prompts import Prompt
 
 __all__ = ["Generation", "RowPatch", "choose_engine", "generate", "sweep", "sweep_logits"]
+
+logger = logging.getLogger(__name__)
 
 Engine: TypeAlias = Literal["auto", "packed", "copied", "plain"]
 PACKED_ROWS = 512
@@ -173,10 +177,11 @@ def choose_engine(model: Model, engine: Engine, n_tokens: int) -> Engine:
     """
     exact = {
         "packed": model.family.packs(model.module, n_tokens),
-        "copied": model.family.caches(model.module),
+        "copied": model.family.continues(model.module),
         "plain": True,
     }
     if engine == "auto":
+        _say_if_nothing_is_shared(model.name, model.family.causal_prefix)
         return next(name for name in ("packed", "copied", "plain") if exact[name])
     if not exact.get(engine, False):
         known = ", ".join(name for name, fits in exact.items() if fits)
@@ -184,11 +189,22 @@ def choose_engine(model: Model, engine: Engine, n_tokens: int) -> Engine:
     return engine
 
 
+@cache
+def _say_if_nothing_is_shared(name: str, causal: bool) -> None:
+    """Once for each model whose prompts cost more than those of others."""
+    if not causal:
+        logger.warning(
+            "the tokens of a prompt of model %r see later ones, so no prefix is shared: every patch takes a whole "
+            "forward pass",
+            name,
+        )
+
+
 class _PlainRows:
     """Separate rows, each with its whole prompt."""
 
     def __init__(self, model: Model, prompts: Sequence[Prompt], answers: Sequence[int]) -> None:
-        self.model, self.rows = model, list(answers)
+        self.model, self.rows, self.positions = model, list(answers), [prompt.position for prompt in prompts]
         self.batch, self.cache = collate(model, prompts), new_cache(model)
 
     def start(self, patches: Sequence[RowPatch], manner: Manner) -> Float[Tensor, "N V"]:
@@ -197,7 +213,8 @@ class _PlainRows:
         return output.logits[:, -1]
 
     def decode(self, answers: Answers, logits: Float[Tensor, "N V"]) -> None:
-        decode(self.model, answers, self.rows, self.cache, self.batch.inputs["attention_mask"], logits)
+        mask = self.batch.inputs["attention_mask"]
+        decode(self.model, answers, self.rows, self.cache, mask, self.positions, logits)
 
 
 def _prompt_runs(
@@ -214,6 +231,7 @@ def _prompt_runs(
     longest = max((prompt.n_tokens for prompt in prompts), default=0) + max_new_tokens
     images = any(prompt.images_in(slice(prompt.stem, None)) for prompt in prompts)
     exact = model.family.packs(model.module, longest) and (not images or model.family.continues_with_images)
+    _say_if_nothing_is_shared(model.name, model.family.causal_prefix or not saved)
     if not exact or 2 * saved < tokens or not all(prompt.stem for prompt in prompts):
         for group in chunks(prompts, budget):
             yield _PlainRows(model, [prompts[i] for i in group], group), group

@@ -138,10 +138,7 @@ class CopiedRows:
         seen = self.prefix.mask[self.rows]
         self.cache = self.prefix.reopened(self.rows)
         self.mask = torch.cat([seen, tail["attention_mask"]], dim=1)
-        step = tail | {
-            "attention_mask": self.mask,
-            "position_ids": seen.sum(-1, keepdim=True) + tail["position_ids"],
-        }
+        step = tail | {"attention_mask": self.mask}
         n, width = tail["input_ids"].shape
         with patched(self.model, patches, range(n), [width - 1] * n, manner):
             output = self.model.forward(step, fresh=False, past_key_values=self.cache, use_cache=True)
@@ -149,7 +146,7 @@ class CopiedRows:
 
     def decode(self, answers: Answers, logits: Float[Tensor, "N V"]) -> None:
         """Write the answers out."""
-        decode(self.model, answers, self.answers, self.cache, self.mask, logits)
+        decode(self.model, answers, self.answers, self.cache, self.mask, [p.position for p in self.prompts], logits)
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +175,7 @@ class PackedRows:
         slots = _padded(by_query).to(prefix.mask.device)
         self.pack = _Pack(slots, slots[:, :0])
         self.cache = prefix.reopened()
-        self.position = prefix.mask.sum(-1, keepdim=True)  # [B, 1]
+        self.position = torch.tensor([[prompt.position] for prompt in prefix.prompts], device=slots.device)  # [B, 1]
 
     def start(self, patches: Sequence[RowPatch], manner: Manner) -> Float[Tensor, "N V"]:
         """Run the delimiter under each row's patch; the logits of the first answer token, in the order of the pairs."""

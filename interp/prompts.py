@@ -17,6 +17,8 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from interp.errors import CrosstaskError
@@ -144,6 +146,7 @@ class Prompt:
         segments: the pieces in order; their token spans tile ``0..T`` without gaps.
         input_ids: T token ids, images expanded.
         images: what the processor returned for each image, in reading order.
+        token_inputs: what the module takes for each token besides its id, ``[.., T]``: ``position_ids`` at least.
         delimiters: token index of each example's delimiter and, last, the query's.
         text: the prompt as tokenised, images as their placeholders, without BOS.
     """
@@ -151,6 +154,7 @@ class Prompt:
     segments: tuple[Segment, ...]
     input_ids: tuple[int, ...]
     images: tuple[dict[str, Tensor], ...]
+    token_inputs: dict[str, Int[Tensor, "... T"]]
     delimiters: tuple[int, ...]
     text: str
 
@@ -158,6 +162,11 @@ class Prompt:
     def delimiter(self) -> int:
         """Where the task is read and patched: the last delimiter, which is the prompt's last token."""
         return self.delimiters[-1]
+
+    @property
+    def position(self) -> int:
+        """The delimiter's position id, from which those of the answer count on."""
+        return int(self.token_inputs["position_ids"].reshape(-1, self.n_tokens)[0, -1])
 
     @property
     def n_tokens(self) -> int:
@@ -218,10 +227,12 @@ def render(
     segments = [Segment("bos", model.bos_text, None, 0, len(bos))] if bos else []
     for piece, start, stop in zip(layout.pieces, starts, starts[1:], strict=False):
         segments.append(Segment(piece.role, piece.content, piece.example, start, stop))
+    ids = (*bos, *tokens.ids)
     return Prompt(
         segments=tuple(segments),
-        input_ids=(*bos, *tokens.ids),
+        input_ids=ids,
         images=tuple(layout.images),
+        token_inputs=model.family.token_inputs(model.module, torch.tensor(ids), layout.images),
         delimiters=tuple(len(bos) + tokens.exactly(start, stop, owner) for start, stop, owner in layout.delimiters),
         text=layout.text,
     )
@@ -284,7 +295,13 @@ def _add_question(model: Model, layout: _Layout, content: Content, template: Tem
     owner = "the query" if example is None else f"example {example}"
     prefix = template.input_prefix.rstrip(" ")
     lead = template.input_prefix[len(prefix) :]  # a space before a word is part of the word's token
+    output_prefix = template.output_prefix
     if isinstance(content, Image):
+        if layout.images and not model.family.several_images:
+            raise CrosstaskError(
+                f"model {model.name!r} takes one image a prompt, but {owner} brings another, {content}"
+            )
+        output_prefix = model.family.after_image(output_prefix)
         inputs = model.image_inputs(content)
         layout.add("frame", template.input_prefix, template.input_prefix, example)
         layout.add("input", content, inputs.text, example)
@@ -292,7 +309,7 @@ def _add_question(model: Model, layout: _Layout, content: Content, template: Tem
     else:
         layout.add("frame", prefix, prefix, example)
         layout.add("input", content, lead + _visible(content, f"the input of {owner}"), example)
-    layout.add("frame", template.output_prefix, template.output_prefix, example)
+    layout.add("frame", output_prefix, output_prefix, example)
     layout.end_in_delimiter(template.delimiter, owner)
 
 

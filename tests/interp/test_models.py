@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BloomConfig, BloomForCausalLM, CLIPConfig, Idefics2Config, LlamaConfig
+from transformers import Blip2Config, BloomConfig, BloomForCausalLM, CLIPConfig, LlamaConfig
 
 import interp
 from interp.errors import CrosstaskError
@@ -118,8 +118,8 @@ def test_float64_with_eager_attention_is_refused() -> None:
 
 def test_families_are_found_by_configuration() -> None:
     assert family_for(LlamaConfig()).name == "text"
-    with pytest.raises(CrosstaskError, match="type 'idefics2' are not supported; supported are llava"):
-        family_for(Idefics2Config())
+    with pytest.raises(CrosstaskError, match="type 'blip-2' are not supported; supported are fuyu, gemma3, idefics2"):
+        family_for(Blip2Config())
     with pytest.raises(CrosstaskError, match="'clip' are not decoder-only"):
         family_for(CLIPConfig())
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedModel
 
 from interp.errors import CrosstaskError
@@ -35,8 +37,17 @@ class Family:
     name: ClassVar[str] = "text"
     image_placeholder: ClassVar[str] = ""
     """What stands for an image in a prompt's text; empty for a family that takes no images."""
+    image_frame: ClassVar[tuple[str, str]] = ("", "")
+    """What the prompts of the family write before and after an image, where the processor leaves that to them."""
+    several_images: ClassVar[bool] = True
+    """Whether a prompt may hold more than one image."""
     continues_with_images: ClassVar[bool] = False
-    """Whether an image may stand in a sequence that is continued from a cache, its positions counted on like text's."""
+    """Whether an image may stand in a sequence that is continued from a cache."""
+    causal_prefix: ClassVar[bool] = True
+    """Whether no token of a prompt sees a later one of its text. Only then can a prefix be run once and shared."""
+    vision_between_blocks: ClassVar[bool] = False
+    """Whether image features are also added *between* blocks: at an image's tokens, a block's output is then not what
+    the next block reads. Text tokens, and so the delimiter, are not concerned."""
     blocks_at: ClassVar[str] = "layers"
     norm_at: ClassVar[str] = "norm"
     projection_at: ClassVar[str] = "self_attn.o_proj"
@@ -101,7 +112,7 @@ class Family:
         """
         config: PretrainedConfig = module.config.get_text_config()
         return (
-            self.caches(module)
+            self.continues(module)
             and n_tokens <= (getattr(config, "sliding_window", None) or n_tokens)
             and getattr(module, "_supports_attention_backend", False)
             and config._attn_implementation in ("sdpa", "eager")
@@ -113,9 +124,17 @@ class Family:
         Not so for recurrent and chunked layers, and for layers that read the cache of another.
         """
         config: PretrainedConfig = module.config.get_text_config()
-        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
         shared = getattr(config, "kv_sharing_modes", None) or getattr(config, "num_kv_shared_layers", None)
-        return kinds <= {"full_attention", "sliding_attention"} and not shared
+        return set(self.layer_kinds(module)) <= {"full_attention", "sliding_attention"} and not shared
+
+    def continues(self, module: PreTrainedModel) -> bool:
+        """Whether running a prefix first and the rest under a patch later gives what one forward pass gives."""
+        return self.causal_prefix and self.caches(module)
+
+    def layer_kinds(self, module: PreTrainedModel) -> tuple[str, ...]:
+        """The kind of each block's attention; more than one where, say, windows and full attention take turns."""
+        config: PretrainedConfig = module.config.get_text_config()
+        return tuple(getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers)
 
     def check(self, module: PreTrainedModel, processor: ProcessorMixin | None) -> None:
         """Compare model and processor once, at load; raise a CrosstaskError where they disagree."""
@@ -124,11 +143,30 @@ class Family:
         """Preprocess one RGB picture."""
         raise NotImplementedError(f"the {self.name} family takes no images")
 
+    def after_image(self, text: str) -> str:
+        """The text right behind an image as the processor would write it."""
+        return text
+
+    def token_inputs(
+        self, module: PreTrainedModel, ids: Int[Tensor, " T"], images: list[dict[str, Tensor]]
+    ) -> dict[str, Int[Tensor, "... T"]]:
+        """What the module takes for each token of a whole prompt besides its id: ``position_ids`` at least.
+
+        It is found once, for the prompt alone. Padding fills up on the left, and a part of the prompt, run or continued
+        by itself, takes its part; so position ids count from the prompt's beginning, whatever else is in the batch.
+        The last token's position has to be the same on all axes, and tokens written later count on from it.
+        """
+        return {"position_ids": torch.arange(len(ids))}
+
     def collate(self, images: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The vision inputs of a batch, from those of its images in reading order (row by row)."""
+        """The vision inputs of a batch, from those of its images in reading order (row by row).
+
+        Where images differ in size or in their number of tiles, zeros fill up the smaller ones, as processors do; that
+        the model cuts or masks them off is part of what the tests of each family hold.
+        """
         if not images:
             return {}
-        return {name: torch.cat([image[name] for image in images]) for name in images[0]}
+        return {name: _joined([image[name] for image in images]) for name in images[0]}
 
     def bos_ids(self, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
         """What a prompt must begin with.
@@ -152,6 +190,15 @@ class Family:
         for owner in (module, module.base_model):
             if getattr(owner, "rope_deltas", None) is not None:
                 owner.rope_deltas = None
+
+
+def _joined(tensors: list[Tensor]) -> Tensor:
+    """Concatenated along the first dimension, zeros at the end of all others where they differ."""
+    shape = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
+    missing = [[length - size for size, length in zip(t.shape[1:], shape, strict=True)] for t in tensors]
+    pads = [[n for by in reversed(short) for n in (0, by)] for short in missing]
+    padded = [functional.pad(t, pad) if any(pad) else t for t, pad in zip(tensors, pads, strict=True)]
+    return torch.cat(padded)
 
 
 DOCUMENT_START = {"<|im_start|>": "<|endoftext|>"}

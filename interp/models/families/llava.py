@@ -11,27 +11,24 @@ from typing import TYPE_CHECKING
 from transformers import PreTrainedModel
 
 from interp.errors import CrosstaskError
-from interp.models.families.base import Family, ImageInputs
 from interp.models.families.registry import register
+from interp.models.families.vision import VisionFamily
 
 if TYPE_CHECKING:
-    from PIL.Image import Image as Picture
     from transformers import ProcessorMixin
 
 
 @register("llava")
-class LlavaFamily(Family):
+class LlavaFamily(VisionFamily):
     """``LlavaForConditionalGeneration`` with a ``LlavaProcessor``."""
 
     name = "llava"
     image_placeholder = "<image>"
-    continues_with_images = True
     examples = ("llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-13b-hf", "llava-hf/bakLlava-v1-hf")
 
     def check(self, module: PreTrainedModel, processor: ProcessorMixin | None) -> None:
         """The processor must expand images the way the model's configuration says its tower does."""
-        if processor is None:
-            raise CrosstaskError("a LLaVA model needs its processor, and none was found beside the weights")
+        processor = self.given(processor)
         if processor.patch_size is None or processor.vision_feature_select_strategy is None:
             # Repositories older than transformers 4.46 leave both to the model's configuration.
             processor.patch_size = module.config.vision_config.patch_size
@@ -48,7 +45,4 @@ class LlavaFamily(Family):
         for what, (given, expected) in pairs.items():
             if given != expected:
                 raise CrosstaskError(f"processor and model disagree on {what}: {given!r} against {expected!r}")
-
-    def image(self, processor: ProcessorMixin, picture: Picture) -> ImageInputs:
-        features = dict(processor.image_processor(images=[picture], return_tensors="pt"))
-        return ImageInputs(text=processor.replace_image_token(features, 0), features=features)
+        super().check(module, processor)
