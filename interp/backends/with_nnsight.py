@@ -153,10 +153,9 @@ class NnsightBackend(PlainBackend):
 
     def _goes(self, model: Model) -> Remote:
         """Where traces of a model run."""
-        held_elsewhere = model.module.device.type == "meta"
-        if held_elsewhere and self.remote is False:
+        if model.is_remote and self.remote in (False, "local"):
             raise CrosstaskError(f"model {model.name!r} was loaded without weights, so it can only be traced remotely")
-        return held_elsewhere if self.remote is None else self.remote
+        return model.is_remote if self.remote is None else self.remote
 
     def _local_wrapper(self, model: Model) -> Any:
         return self.nnsight.NNsight(twin(model.module))

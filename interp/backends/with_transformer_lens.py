@@ -121,10 +121,10 @@ class TransformerLensBackend(PlainBackend):
             architecture = type(model.module).__name__
             if architecture not in SUPPORTED_ARCHITECTURES:
                 raise CrosstaskError(
-                    f"TransformerLens has no adapter for {architecture}, so model {model.name!r} needs another backend, "
-                    "hooks or nnsight"
+                    f"TransformerLens has no adapter for {architecture}; for model {model.name!r} use backend hooks "
+                    "or nnsight"
                 )
-            if model.module.device.type == "meta":
+            if model.is_remote:
                 raise CrosstaskError(f"model {model.name!r} was loaded without weights, which only nnsight can use")
             if model.dtype == torch.float64:
                 raise CrosstaskError(

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
-from interp.backends import Backend, backend_for, backend_names
+from interp.backends import Backend, backend_for, backend_names, nnsight_edit, transformer_lens_hook
+from interp.batches import collate
 from interp.errors import CrosstaskError
 from interp.hooks import HookError
-from interp.models.base import Model
+from interp.models.base import Model, load_model
 from interp.patching import RowPatch
 from interp.prompts import Example, Prompt, Specification, render
+from interp.vectors import Provenance, TaskVectors
 from tests import tiny
 
+ROOT = Path(__file__).parents[2]
 OTHERS = ("nnsight", "transformer_lens")
 TOLERANCE = 1e-4  # of the scale of what is compared, in float32
 
@@ -171,3 +178,120 @@ def test_other_backend_refuses_what_cannot_be_patched(
             backends[name].logits(model, prompts, [patch])
     with pytest.raises(CrosstaskError, match="1 queries, but patches for 0"):
         backends[name].logits(model, prompts, [])
+
+
+@pytest.fixture
+def task_vectors(models: dict[str, Model], backends: dict[str, Backend]) -> TaskVectors:
+    """Read through nnsight from a text prompt of the tiny VLM."""
+    model = models["llava"]
+    states = backends["nnsight"].extract(model, [render(model, Specification(), "some: text")])[0]
+    provenance = Provenance.of(
+        model, task="t", kind="examples", modality="text", template="", delimiter=":", demonstrations=0, contexts=1
+    )
+    return TaskVectors(states, provenance)
+
+
+def test_vector_of_one_backend_loads_in_another(
+    task_vectors: TaskVectors, models: dict[str, Model], backends: dict[str, Backend], tmp_path: Path
+) -> None:
+    model = models["llava"]
+    task_vectors.save(tmp_path / "v.safetensors")
+    loaded = TaskVectors.load(tmp_path / "v.safetensors")
+    assert loaded.compatible_with(model) == []
+    prompts = ragged(model)
+    rows = [RowPatch(2, loaded.layer(2))] * len(prompts)
+    expected = backends["hooks"].logits(model, prompts, rows)
+    assert_close(backends["transformer_lens"].logits(model, prompts, rows), expected)
+
+
+@pytest.mark.parametrize("mode", ["replace", "add"])
+def test_conversions_give_the_logits_of_our_own_patch(
+    mode: str, task_vectors: TaskVectors, models: dict[str, Model], backends: dict[str, Backend]
+) -> None:
+    model, prompts, options = models["llava"], ragged(models["llava"]), {"mode": mode, "scale": 2.0}
+    rows = [RowPatch(1, task_vectors.layer(1))] * len(prompts)
+    expected = backends["hooks"].logits(model, prompts, rows, **options)  # type: ignore[arg-type]
+
+    inputs = collate(model, prompts).inputs
+    lens = backends["nnsight"].wrapped(model)  # type: ignore[attr-defined]
+    edit = nnsight_edit(task_vectors, 1, **options)  # type: ignore[arg-type]
+    with torch.no_grad(), lens.trace(**inputs) as tracer:
+        edit(lens)
+        logits = tracer.result.logits[:, -1].save()
+    assert_close(logits, expected)
+
+    bridge = backends["transformer_lens"].bridge(model)  # type: ignore[attr-defined]
+    hook = transformer_lens_hook(task_vectors, 1, **options)  # type: ignore[arg-type]
+    tokens = inputs.pop("input_ids")
+    with torch.no_grad():
+        assert_close(bridge.run_with_hooks(tokens, fwd_hooks=[hook], **inputs)[:, -1], expected)
+
+
+def test_converted_hook_says_what_does_not_fit(task_vectors: TaskVectors) -> None:
+    name, hook = transformer_lens_hook(task_vectors, 3)
+    assert name == "blocks.3.hook_out"
+    hidden = torch.ones(2, 5, tiny.WIDTH)
+    decoding_step = hidden[:, :1]
+    assert hook(decoding_step) is decoding_step
+    assert torch.equal(hook(hidden)[:, :-1], hidden[:, :-1])
+    with pytest.raises(HookError, match="the patch changes nothing in rows \\[0, 1\\]"):
+        hook(hook(hidden))
+    with pytest.raises(HookError, match="width 32 does not fit an output of width 3"):
+        hook(torch.ones(2, 5, 3))
+    with pytest.raises(HookError, match="column 5 is out of range in a sequence of 5"):
+        transformer_lens_hook(task_vectors, 3, column=5)[1](hidden)
+    with pytest.raises(CrosstaskError, match="layer 4 is out of range"):
+        nnsight_edit(task_vectors, 4)
+
+
+def test_unknown_backend_is_answered_with_the_nearest() -> None:
+    assert backend_names() == ("hooks", "nnsight", "transformer_lens")
+    with pytest.raises(CrosstaskError, match=r"unknown backend 'nsight'.*did you mean 'nnsight'"):
+        backend_for("nsight")
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_missing_package_is_one_sentence(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, name, None)  # what Python does with a package that cannot be imported
+    with pytest.raises(CrosstaskError, match=f"backend '{name}' needs the package .*`pip install") as caught:
+        backend_for(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_tools_are_imported_only_when_a_backend_is_made() -> None:
+    code = (
+        "import sys, interp.backends.conversions, interp.backends.with_nnsight, interp.backends.with_transformer_lens\n"
+        "from interp.backends import backend_for; backend_for('hooks'); import interp.protocol.work\n"
+        "sys.exit(' '.join({'nnsight', 'transformer_lens'} & set(sys.modules)) or None)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_backend_names_need_no_torch() -> None:
+    code = "import sys; from interp.protocol.settings import Settings; Settings(); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_transformer_lens_refuses_what_it_cannot_compute(llama: Model, backends: dict[str, Backend]) -> None:
+    with pytest.raises(CrosstaskError, match="softmax is in float32"):
+        backends["transformer_lens"].extract(llama, ragged(llama))  # a float64 model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["bundled", "bundled-llm"])
+def test_bundled_pair_is_read_and_patched_alike_by_every_backend(name: str, backends: dict[str, Backend]) -> None:
+    model = load_model(name, device="cpu")
+    prompts = ragged(model)
+    expected = backends["hooks"].extract(model, prompts)
+    source = backends["hooks"].extract(model, prompts[::-1])
+    rows = [RowPatch(12 + n, states[12 + n]) for n, states in enumerate(source)]
+    if len(rows) % 2:
+        rows[len(rows) // 2] = RowPatch(5, -expected[0, 5])  # the middle one would be patched with itself
+    logits = backends["hooks"].logits(model, prompts, rows)
+    answers = backends["hooks"].generate(model, prompts, max_new_tokens=4, stop=None)
+    for other in OTHERS:
+        assert_close(backends[other].extract(model, prompts), expected)
+        assert_close(backends[other].logits(model, prompts, rows), logits)
+        assert backends[other].generate(model, prompts, max_new_tokens=4, stop=None) == answers
