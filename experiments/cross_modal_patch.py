@@ -84,8 +84,10 @@ class Arguments:
     """At an image that cannot be decoded: stop, or continue without the item."""
     out: Annotated[Path | None, _arg("FOLDER", "runs/cross_modal_patch/<name>")] = None
     """Folder of the run. The same command continues a killed run."""
+    backend: Annotated[str, tyro.conf.arg(metavar="{hooks,nnsight,transformer_lens}")] = "hooks"
+    """What captures and patches: our hooks, or another tool, which checks them and takes longer."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps, or split (layers over all GPUs)."""
+    """auto, cpu, cuda, cuda:1, mps, split (layers over all GPUs), or remote (NDIF, with --backend nnsight)."""
     dtype: str = "float32"
     """float32, bfloat16, float16 or float64."""
 
@@ -108,6 +110,7 @@ class Arguments:
             template=self.template,
             max_new_tokens=self.max_new_tokens,
             on_error=self.on_error,
+            backend=self.backend,
             device=self.device,
             dtype=self.dtype,
             **{name: preset[name] if value is None else value for name, value in given.items()},
@@ -122,10 +125,12 @@ def main(arguments: Arguments) -> None:
     console = Console(soft_wrap=True)
     console.print(f"Loading {settings.model} ...")
 
+    from interp.backends.registry import backend_for
     from interp.protocol.plan import check_sources, make_plan
     from interp.protocol.work import Work
     from interp.runs import Run
 
+    backend = backend_for(settings.backend)
     models = common.model_loader(dtype=settings.dtype, device=settings.device)
     plan = make_plan(settings, models(settings.model))
     remarks = check_sources(plan.settings, models)
@@ -134,7 +139,7 @@ def main(arguments: Arguments) -> None:
     folder = arguments.out or _default_folder(arguments)
     fingerprints = {name: models(name).fingerprint for name in (settings.model, *plan.settings.source_models)}
     with Run.open(folder, plan.config(), seeds=settings.seeds, models=fingerprints) as run:
-        _perform(plan, Work(plan, run, models), models, console)
+        _perform(plan, Work(plan, run, models, backend), models, console)
         _write(plan, run, console, lead=[*plan.describe().split("\n"), *remarks])
         shutil.rmtree(run.folder / "contexts", ignore_errors=True)  # only a run that goes on needs them
 
@@ -163,7 +168,7 @@ def _perform(plan: "Plan", work: "Work", models: "Callable[[str], Model]", conso
     console.print(plan.describe())
     if len(left) < len(units):
         console.print(f"Continuing: {len(units) - len(left)} of {len(units)} units are done.")
-    seconds = measure(plan, models)
+    seconds = measure(plan, models, work.backend)
     cost = {unit.key: seconds.of(plan, unit) for unit in left}
     console.print(f"This should take about {_duration(sum(cost.values()))}.")
     columns = (

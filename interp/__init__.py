@@ -11,6 +11,8 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "interp.backends.conversions": ("nnsight_edit", "transformer_lens_hook"),
+    "interp.backends.registry": ("backend_for",),
     "interp.errors": ("CrosstaskError",),
     "interp.models": ("Model", "compare", "load_model"),
     "interp.prompts": ("Example", "Image", "Prompt", "Specification", "Template", "render"),

@@ -73,14 +73,8 @@ def generate(
         CrosstaskError: for a layer out of range, or a vector that is not finite or not of the model's width.
         HookError: if a patch changes nothing.
     """
-    given = vectors if vectors is not None else [None] * len(prompts)
-    where = layers if layers is not None else [0] * len(prompts)
-    if not len(given) == len(where) == len(prompts):
-        raise CrosstaskError(f"{len(prompts)} prompts, but {len(given)} vectors and {len(where)} layers")
-    if vectors is not None and layers is None:
-        raise CrosstaskError("vectors to patch were given, but no layers to patch them at")
-    patches = [RowPatch(layer, vector) for layer, vector in zip(where, given, strict=True)]
-    _validate(model, patches)
+    patches = row_patches(prompts, vectors, layers)
+    check_patches(model, patches)
     manner = Manner(mode, scale, allow_noop)
     answers = Answers(model, len(prompts), max_new_tokens=max_new_tokens, stop=stop)
     for run, group in _prompt_runs(model, prompts, budget or token_budget(model), max_new_tokens):
@@ -260,7 +254,7 @@ def _runs(
     """Cut the sweep into forward passes that fit, each with the answers (counted through) that it writes."""
     if len(prompts) != len(rows):
         raise CrosstaskError(f"{len(prompts)} queries, but patches for {len(rows)}")
-    _validate(model, [item for patches in rows for item in patches])
+    check_patches(model, [item for patches in rows for item in patches])
     first = list(accumulate(map(len, rows), initial=0))
     longest = max((prompt.n_tokens for prompt in prompts), default=0) + max_new_tokens
     chosen = choose_engine(model, engine, longest)
@@ -287,7 +281,22 @@ def _packed_rows(model: Model) -> int:
     return max(1, min(PACKED_ROWS, LOGIT_BYTES // (vocabulary * model.dtype.itemsize)))
 
 
-def _validate(model: Model, patches: Sequence[RowPatch]) -> None:
+def row_patches(
+    prompts: Sequence[Prompt],
+    vectors: Sequence[Float[Tensor, " D"] | None] | None,
+    layers: Sequence[int] | None,
+) -> list[RowPatch]:
+    """One patch per prompt, from what :func:`generate` was given."""
+    given = vectors if vectors is not None else [None] * len(prompts)
+    where = layers if layers is not None else [0] * len(prompts)
+    if not len(given) == len(where) == len(prompts):
+        raise CrosstaskError(f"{len(prompts)} prompts, but {len(given)} vectors and {len(where)} layers")
+    if vectors is not None and layers is None:
+        raise CrosstaskError("vectors to patch were given, but no layers to patch them at")
+    return [RowPatch(layer, vector) for layer, vector in zip(where, given, strict=True)]
+
+
+def check_patches(model: Model, patches: Sequence[RowPatch]) -> None:
     """Layers in range, vectors finite and of the model's width."""
     for item in patches:
         if item.vector is None:

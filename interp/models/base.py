@@ -105,7 +105,13 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        return self.module.device
+        """Where inputs go; on the CPU they wait to be sent to a model that is held elsewhere."""
+        return torch.device("cpu") if self.is_remote else self.module.device
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the weights are held elsewhere: the module is here in outline, on the meta device."""
+        return self.module.device.type == "meta"
 
     @property
     def dtype(self) -> torch.dtype:
@@ -194,6 +200,8 @@ class Model:
         Returns:
             The module's output, with ``logits`` and ``past_key_values``.
         """
+        if self.is_remote:
+            raise CrosstaskError(f"model {self.name!r} was loaded without weights; only backend nnsight can run it")
         if fresh:
             self.reset_state()
         if last_logits and "logits_to_keep" in self._accepts:
@@ -216,7 +224,7 @@ def load_model(
         name: ``bundled`` (the VLM), ``bundled-llm`` (its base language model), a local folder, or a hub id.
         dtype: ``float32``, ``bfloat16``, ``float16`` or ``float64``.
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``split`` (layers over
-            all GPUs, through accelerate).
+            all GPUs, through accelerate), or ``remote`` (no weights: NDIF holds them, and backend nnsight traces it).
         attn_implementation: passed to transformers, e.g. ``sdpa`` or ``eager``; its own choice by default.
         revision: branch, tag or commit of a hub id.
         trust_remote_code: run model code that comes with the weights; off unless asked for.

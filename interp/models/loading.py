@@ -51,6 +51,8 @@ def load_parts(
     """
     if dtype not in DTYPES:
         raise CrosstaskError(f"unknown dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
+    if device == "remote":
+        return _without_weights(name, dtype, attn_implementation, revision, trust_remote_code)
     place = _device(device)
     if name in BUNDLED:
         module, tokenizer, processor, fingerprint = _bundled(name)
@@ -83,6 +85,34 @@ def load_parts(
         )
     module = module if device == "split" else module.to(place)
     return module.eval(), tokenizer, processor, _fingerprint(name, module, revision)
+
+
+def _without_weights(
+    name: str, dtype: str, attn_implementation: str | None, revision: str | None, trust_remote_code: bool
+) -> Parts:
+    """Everything but the weights, for a model that a server holds: they stay on the meta device.
+
+    The fingerprint is over the name and the commit of its files, since nobody here has seen the weights.
+    """
+    if name in BUNDLED or trust_remote_code:
+        what = f"model {name!r}" if name in BUNDLED else "a model that brings its own code"
+        raise CrosstaskError(f"{what} is not held by NDIF; device 'remote' is for models of the hub")
+    hub = {"revision": revision, "trust_remote_code": False}
+    config = _config(name, hub)
+    family_for(config)
+    takes_images = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    try:
+        with torch.device("meta"):
+            module = (AutoModelForImageTextToText if takes_images else AutoModelForCausalLM).from_config(
+                config, dtype=DTYPES[dtype], attn_implementation=attn_implementation
+            )
+        processor = AutoProcessor.from_pretrained(name, **hub) if takes_images else None
+        tokenizer = processor.tokenizer if processor is not None else AutoTokenizer.from_pretrained(name, **hub)
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise CrosstaskError(f"model {name!r} could not be loaded: {_first_line(error)}") from error
+    module.remote_revision = revision
+    commit = getattr(config, "_commit_hash", None) or revision or "main"
+    return module.eval(), tokenizer, processor, hashlib.sha256(f"remote {name} {commit}".encode()).hexdigest()
 
 
 def _bundled(name: str) -> Parts:

@@ -23,6 +23,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from interp import vectors
+from interp.backends.base import Backend
+from interp.backends.registry import backend_for
 from interp.models.base import Model
 from interp.protocol.contexts import shuffle_labels, source_prompts
 from interp.protocol.plan import Plan, Unit
@@ -32,8 +34,9 @@ from interp.runs import Run
 class Bank:
     """Extracts, keeps and combines the task vectors of a run."""
 
-    def __init__(self, plan: Plan, run: Run, models: Callable[[str], Model]) -> None:
+    def __init__(self, plan: Plan, run: Run, models: Callable[[str], Model], backend: Backend | None = None) -> None:
         self.plan, self.run, self.models = plan, run, models
+        self.backend = backend or backend_for(plan.settings.backend)
         self.states = lru_cache(maxsize=64)(self._states)
 
     def extract(self, unit: Unit) -> dict[str, Any]:
@@ -44,7 +47,7 @@ class Bank:
         if unit.shuffled:
             contexts = tuple(shuffle_labels(context, seed=unit.seed) for context in contexts)
         prompts = source_prompts(model, task.task, unit.source, contexts, template=plan.template)
-        states = vectors.extract(model, prompts)
+        states = self.backend.extract(model, prompts)
         self.run.write_safetensors(_path(unit, "contexts"), {"states": states})
         self.states.cache_clear()
         if unit.task in plan.tasks and not unit.shuffled:

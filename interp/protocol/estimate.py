@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from interp import vectors
+from interp.backends.base import Backend
 from interp.models.base import Model
-from interp.patching import RowPatch, generate, sweep
+from interp.patching import RowPatch
 from interp.protocol.contexts import query_prompt, source_prompts
 from interp.protocol.plan import Plan, Unit
 
@@ -40,7 +40,7 @@ class Seconds:
         return contexts * shown + items * (self.source[unit.query] / (settings.shots + 1) + self.decode)
 
 
-def measure(plan: Plan, models: Callable[[str], Model]) -> Seconds:
+def measure(plan: Plan, models: Callable[[str], Model], backend: Backend) -> Seconds:
     """Times a few prompts of the first task on the patched model; takes a few seconds on the bundled pair."""
     settings, model = plan.settings, models(plan.settings.model)
     name, task = next(iter(plan.tasks.items()))
@@ -58,18 +58,20 @@ def measure(plan: Plan, models: Callable[[str], Model]) -> Seconds:
     source: dict[str, float] = {}
     for modality in ("text", *sorted(modalities)):  # text twice: the first call warms up
         read = source_prompts(model, task.task, modality, contexts, template=plan.template)
-        source[modality] = _timed(vectors.extract, model, read) / len(read)
+        source[modality] = _timed(backend.extract, model, read) / len(read)
     longest = task.max_new_tokens
     asked = prompts(settings.queries[0], "text", PROBES)
-    generated = _timed(generate, model, asked, max_new_tokens=longest) / PROBES
+    generated = _timed(backend.generate, model, asked, max_new_tokens=longest) / PROBES
     vector = torch.randn(model.width)
     curve = [[RowPatch(layer, vector) for layer in layers] * arms]
     rows = [[RowPatch(layers[-1], vector)] * (6 * arms)]
     selection, patch = {}, {}
     for query in settings.queries:
         bare = prompts(query, "", 1)
-        selection[query] = _timed(sweep, model, bare, curve, max_new_tokens=longest, keep=lambda q, r, text: False)
-        patch[query] = _timed(sweep, model, bare, rows, max_new_tokens=longest)
+        selection[query] = _timed(
+            backend.sweep, model, bare, curve, max_new_tokens=longest, keep=lambda q, r, text: False
+        )
+        patch[query] = _timed(backend.sweep, model, bare, rows, max_new_tokens=longest)
     return Seconds(source, max(0.0, generated - source["text"]), selection, patch)
 
 

@@ -175,10 +175,12 @@ def check_sources(settings: Settings, models: Callable[[str], Model]) -> tuple[s
                 f"{target.name!r} ({target.n_layers} layers of width {target.width}); choose another --source-model."
             )
         vocabulary = "the same vocabulary" if found.same_tokenizer else "another vocabulary"
-        distance = 100 * (found.distance or 0.0)
-        remarks.append(
-            f"{source.name} has {vocabulary}; {target.name}'s block weights differ from its by {distance:.1f} %."
+        weights = (
+            f"{target.name}'s block weights differ from its by {100 * found.distance:.1f} %"
+            if found.distance is not None
+            else "their weights are held elsewhere, so they were not compared"
         )
+        remarks.append(f"{source.name} has {vocabulary}; {weights}.")
     return tuple(remarks)
 
 

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from interp.backends.registry import DEFAULT as HOOKS
+from interp.backends.registry import backend_names
 from interp.errors import CrosstaskError
 
 SOURCES = ("text", "image", "instruction", "ensemble")
@@ -33,6 +35,8 @@ class Settings:
             capitals with 5 examples, against 21 of 22).
         max_new_tokens: longest generated answer in tokens; None is the longest accepted answer of the task plus one.
         on_error: "stop" or "continue" at an image that cannot be decoded.
+        backend: what captures and patches: our own hooks, or another tool.
+        device: where the model is; "remote" is NDIF, through nnsight.
     """
 
     model: str = "bundled"
@@ -51,6 +55,7 @@ class Settings:
     template: str = "Q: {x}\nA: {y}\n\n"
     max_new_tokens: int | None = None
     on_error: str = "stop"
+    backend: str = HOOKS
     device: str = field(default="auto")
     dtype: str = field(default="float32")
 
@@ -69,6 +74,9 @@ class Settings:
         known("--source", self.sources, SOURCES)
         known("--query", self.queries, QUERIES)
         known("--on-error", (self.on_error,), ("stop", "continue"))
+        known("--backend", (self.backend,), backend_names())
+        if self.device == "remote" and self.backend != "nnsight":
+            raise CrosstaskError(f"--device remote needs --backend nnsight, and the backend is {self.backend!r}.")
         for name, values in (("--seeds", self.seeds), ("--tasks", self.tasks), ("--layers", self.layers)):
             if len(set(values)) < len(values):
                 raise CrosstaskError(f"{name} names a value twice: {' '.join(map(str, values))}.")
@@ -105,8 +113,13 @@ class Settings:
         )
 
     def config(self) -> dict[str, Any]:
-        """The settings that decide the numbers, as plain JSON values."""
+        """The settings that decide the numbers, as plain JSON values.
+
+        Backends agree to rounding, which can turn a near tie, so one run is not continued with another backend. The
+        default is left out: a configuration that names no backend was run with our hooks.
+        """
         elsewhere = ("device", "on_error", "layer_step")  # where and how it runs; what the layers tell
+        elsewhere += ("backend",) if self.backend == HOOKS else ()
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in asdict(self).items()

@@ -18,8 +18,9 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.backends.base import Backend
 from interp.models.base import Model
-from interp.patching import Generation, RowPatch, generate, sweep
+from interp.patching import Generation, RowPatch
 from interp.protocol.bank import Bank
 from interp.protocol.contexts import query_prompt
 from interp.protocol.plan import Plan, Unit
@@ -49,9 +50,10 @@ class Row:
 class Work:
     """Performs units in the plan's order and keeps their records."""
 
-    def __init__(self, plan: Plan, run: Run, models: Callable[[str], Model]) -> None:
+    def __init__(self, plan: Plan, run: Run, models: Callable[[str], Model], backend: Backend | None = None) -> None:
         self.plan, self.run, self.models = plan, run, models
-        self.bank = Bank(plan, run, models)
+        self.bank = Bank(plan, run, models, backend)
+        self.backend = self.bank.backend
         tokenizer = models(plan.settings.model).tokenizer
         self.first_tokens = cache(lambda answers: first_tokens(tokenizer, answers))
 
@@ -82,7 +84,7 @@ class Work:
         for item in queries:
             states = {arm: self.bank.vector(*arm, unit.task, unit.seed, exclude=item.input) for arm in arms}
             rows.append([RowPatch(layer, states[arm][layer], "") for arm in arms for layer in layers])
-        generations = sweep(
+        generations = self.backend.sweep(
             model,
             [self._bare(model, unit, item) for item in queries],
             rows,
@@ -109,7 +111,7 @@ class Work:
             )
             for j, item in enumerate(task.test)
         ]  # fmt: skip
-        generations = generate(model, prompts, max_new_tokens=task.max_new_tokens)
+        generations = self.backend.generate(model, prompts, max_new_tokens=task.max_new_tokens)
         shown = plan.settings.shots if unit.source in ("text", "image", "ensemble") else 0
         arm = {
             "method": "prompt" if unit.source else "no_context",
@@ -127,7 +129,7 @@ class Work:
         layers = self.layers
         shared = list(self._shared_rows(unit, layers))
         rows = [[*self._single_rows(unit, layers, j), *shared] for j in range(len(task.test))]
-        generations = sweep(
+        generations = self.backend.sweep(
             model,
             [self._bare(model, unit, item) for item in task.test],
             [[RowPatch(row.layer, row.vector, row.method) for row in query] for query in rows],
