@@ -26,7 +26,7 @@ from tests.tiny import LAYERS, WIDTH, picture
 from tests.tiny_families import TEXT, VISION
 
 NEW_TOKENS = 3
-SHAPES = [(12, 10), (30, 9), (9, 22), (16, 16)]
+SHAPES = [(16, 16), (30, 9), (9, 22), (12, 10)]
 
 
 @cache
@@ -287,7 +287,9 @@ def test_saved_model_is_loaded_with_its_processor_and_answers_the_same(name: str
     assert type(again.family) is type(first.family)
     for old, new in zip(queries(first), queries(again), strict=True):
         assert old.input_ids == new.input_ids
-        torch.testing.assert_close(extract(again, [new]), extract(first, [old]), **exact(first))
+        # Gemma's factor on embeddings is rounded in the dtype in which the module was made, here float32 against float64.
+        rounding = 1e-5 if "gemma" in name else 1e-9
+        torch.testing.assert_close(extract(again, [new]), extract(first, [old]), rtol=0, atol=rounding)
 
 
 def test_noncausal_prompts_are_run_plainly_and_that_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -363,7 +365,7 @@ def test_second_image_is_refused_where_a_prompt_takes_one(monkeypatch: pytest.Mo
 def test_processor_that_does_not_write_the_image_token_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = family("idefics3")
     monkeypatch.setattr(type(model.family), "image", lambda *_: ImageInputs(text="a picture", features={}))
-    with pytest.raises(CrosstaskError, match="writes a picture as 'a picture'..., without the token"):
+    with pytest.raises(CrosstaskError, match=r"writes a picture as 'a picture'\.\.\., without the token"):
         replace(model, name="other")
 
 

@@ -7,6 +7,8 @@ computed once for every prompt and always given, so that nothing is guessed and 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -23,7 +25,7 @@ class QwenVlFamily(VisionFamily):
     name = "qwen_vl"
     image_placeholder = "<|image_pad|>"
     image_frame = ("<|vision_start|>", "<|vision_end|>")  # written by the chat template, not by the processor
-    examples = ("Qwen/Qwen2-VL-2B-Instruct", "Qwen/Qwen2.5-VL-3B-Instruct")
+    examples: ClassVar[tuple[str, ...]] = ("Qwen/Qwen2-VL-2B-Instruct", "Qwen/Qwen2.5-VL-3B-Instruct")
 
     def token_inputs(
         self, module: PreTrainedModel, ids: Int[Tensor, " T"], images: list[dict[str, Tensor]]
