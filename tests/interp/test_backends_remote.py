@@ -54,15 +54,14 @@ def requests(held: Model, outline: Model, key: str, monkeypatch: pytest.MonkeyPa
     sent: list[dict[str, Any]] = []
     server = NnsightBackend(remote="local").wrapped(held)
 
-    def request(self: RemoteBackend, envelope: RequestModel, tracer: Any) -> None:
+    def request(self: RemoteBackend, envelope: RequestModel, tracer: Any) -> dict[str, Any]:
         blob = self._serialize(tracer)
         sent.append({"model": envelope.model_key, "key": self.api_key, "host": self.host, "bytes": len(blob)})
-        objects = server._remoteable_persistent_objects()
-        restored = RequestModel.deserialize(blob, objects, compress=self.compress)
-        monkeypatch.setattr(tracer, "envoy", server)
-        tracer.info.code = restored.info.code
-        tracer.info.frame.f_locals.update(restored.info.frame.f_locals)
-        return restored
+        work = RequestModel.deserialize(blob, server._remoteable_persistent_objects(), compress=self.compress)
+        held.reset_state()
+        work.execute(work.info.code)
+        saved = work.info.frame.f_locals
+        return {name: saved[name] for name in ("states", "logits", "ids", "replaced") if saved.get(name) is not None}
 
     monkeypatch.setattr(CONFIG.API, "APIKEY", None)
     monkeypatch.setattr(CONFIG.APP, "REMOTE_LOGGING", False)
@@ -109,7 +108,9 @@ def test_server_that_refuses_is_one_sentence(
         raise RemoteError("Failed to send request: 503 Service Unavailable\nbusy")
 
     monkeypatch.setattr(RemoteBackend, "request", refuse)
-    with pytest.raises(CrosstaskError, match="through NDIF failed: Failed to send request: 503 Service Unavail") as caught:
+    with pytest.raises(
+        CrosstaskError, match="through NDIF failed: Failed to send request: 503 Service Unavail"
+    ) as caught:
         backend_for("nnsight").extract(outline, ragged(outline))
     assert "\n" not in str(caught.value)
 
@@ -133,6 +134,19 @@ def test_request_names_the_model_and_carries_the_users_key(
     assert f'"repo_id": "{HUB_NAME}"' in sent["model"]
     assert '"task": "image-text-to-text"' in sent["model"]
     assert 1000 < sent["bytes"] < 1_000_000  # inputs and a few lines, no weights
+
+
+def test_remote_run_gives_what_the_servers_weights_give(
+    outline: Model, held: Model, requests: list[dict[str, Any]]
+) -> None:
+    backend, hooks = backend_for("nnsight"), backend_for("hooks")
+    prompts = ragged(outline)
+    assert_close(backend.extract(outline, prompts), extract(held, prompts))
+    rows = patches(held, prompts)
+    assert_close(backend.logits(outline, prompts, rows), hooks.logits(held, prompts, rows))
+    options = {"vectors": [row.vector for row in rows], "layers": [row.layer for row in rows], "max_new_tokens": 4}
+    assert backend.generate(outline, prompts, **options) == hooks.generate(held, prompts, **options)
+    assert len(requests) == 3
 
 
 @pytest.mark.parametrize("kind", ["llava", "llama"])
