@@ -350,6 +350,38 @@ def test_help_imports_nothing_heavy_and_shows_an_example() -> None:
     assert all(f"--{name}" in done.stdout for name in ("model", "source-model", "tasks", "shots", "full", "on-error"))
 
 
+@pytest.mark.usefixtures("no_drawing")
+def test_other_backend_finds_the_same_tables_and_is_no_continuation(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours, theirs = tmp_path / "hooks", tmp_path / "nnsight"
+    assert run(place.arguments(ours, full=False)) == 0
+    assert run(place.arguments(theirs, "--backend", "nnsight", full=False)) == 0
+    for name in TABLES:
+        assert (theirs / name).read_bytes() == (ours / name).read_bytes(), name
+    assert "backend" not in json.loads((ours / "config.json").read_text())  # as in runs from before there was a choice
+    assert json.loads((theirs / "config.json").read_text())["backend"] == "nnsight"
+    capsys.readouterr()
+    assert run(place.arguments(ours, "--backend", "nnsight", full=False)) == 2
+    assert "backend" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--backend", "nsight"], "--backend 'nsight' is unknown"),
+        (["--device", "remote"], "--device remote needs --backend nnsight"),
+        (["--backend", "nnsight", "--device", "remote", "--model", "bundled"], "'bundled' is not held by NDIF"),
+        (["--backend", "transformer_lens"], "softmax is in float32"),
+    ],
+)
+def test_backend_that_cannot_serve_ends_in_one_sentence(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert run(place.arguments(tmp_path / "out", *options, full=False)) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
 def test_experiments_are_listed_with_a_line_each() -> None:
     done = subprocess.run([sys.executable, "-m", "experiments"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "python -m experiments.cross_modal_patch" in done.stdout

@@ -70,10 +70,13 @@ def patches(model: Model, prompts: list[Prompt]) -> list[RowPatch]:
 
 
 def assert_close(found: Tensor, expected: Tensor) -> None:
+    """Equal to a share of the largest value; of states [P, L, D] in every layer, since late layers are far larger."""
     assert found.shape == expected.shape
-    scale = expected.abs().max()
-    assert scale > 0.1
-    assert (found - expected).abs().max() <= TOLERANCE * scale
+    if expected.ndim == 3:
+        found, expected = found.transpose(0, 1).flatten(1), expected.transpose(0, 1).flatten(1)
+    scale = expected.abs().amax(-1)
+    assert (scale > 0).all()
+    assert ((found - expected).abs().amax(-1) <= TOLERANCE * scale).all()
 
 
 @pytest.mark.parametrize("name", OTHERS)
