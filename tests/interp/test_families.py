@@ -287,7 +287,7 @@ def test_saved_model_is_loaded_with_its_processor_and_answers_the_same(name: str
     assert type(again.family) is type(first.family)
     for old, new in zip(queries(first), queries(again), strict=True):
         assert old.input_ids == new.input_ids
-        # Gemma's factor on embeddings is rounded in the dtype in which the module was made, here float32 against float64.
+        # Gemma's factor on embeddings is rounded in the dtype the module was made in, here float32 against float64.
         rounding = 1e-5 if "gemma" in name else 1e-9
         torch.testing.assert_close(extract(again, [new]), extract(first, [old]), rtol=0, atol=rounding)
 
