@@ -118,8 +118,9 @@ class Settings:
         Backends agree to rounding, which can turn a near tie, so one run is not continued with another backend. The
         default is left out: a configuration that names no backend was run with our hooks.
         """
-        elsewhere = ("device", "on_error", "layer_step")  # where and how it runs; what the layers tell
-        elsewhere += ("backend",) if self.backend == HOOKS else ()
+        elsewhere = {"device", "on_error", "layer_step"}  # where and how it runs; what the layers tell
+        if self.backend == HOOKS:
+            elsewhere.add("backend")
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in asdict(self).items()
