@@ -215,7 +215,8 @@ def _prompt_runs(
     longest = max((prompt.n_tokens for prompt in prompts), default=0) + max_new_tokens
     images = any(prompt.images_in(slice(prompt.stem, None)) for prompt in prompts)
     exact = model.family.packs(model.module, longest) and (not images or model.family.continues_with_images)
-    if not exact or 2 * saved < tokens or not all(prompt.stem for prompt in prompts):
+    worth_it = 2 * saved >= tokens  # a second forward pass costs something too
+    if not (exact and worth_it and all(prompt.stem for prompt in prompts)):
         for group in chunks(prompts, budget):
             yield _PlainRows(model, [prompts[i] for i in group], group), group
         return
