@@ -26,10 +26,12 @@ class Batch:
             whatever else the family gives each token ``[.., B, T]``, and the vision inputs of all images in reading
             order.
         positions: the column of each row's last delimiter, ``[B]``.
+        ends: its position id, from which those of the row's answer count on.
     """
 
     inputs: dict[str, Tensor]
     positions: Int[Tensor, " B"]
+    ends: tuple[int, ...]
 
 
 def collate(model: Model, prompts: Sequence[Prompt], *, spans: Sequence[slice] | None = None) -> Batch:
@@ -62,7 +64,8 @@ def collate(model: Model, prompts: Sequence[Prompt], *, spans: Sequence[slice] |
     vision = {k: v.to(model.dtype) if v.is_floating_point() else v for k, v in features.items()}
     inputs = {"input_ids": ids, "attention_mask": mask, **tokens, **vision}
     positions = torch.tensor([width - prompt.n_tokens + prompt.delimiter for prompt in prompts])
-    return Batch({name: tensor.to(model.device) for name, tensor in inputs.items()}, positions)
+    ends = tuple(prompt.position for prompt in prompts)
+    return Batch({name: tensor.to(model.device) for name, tensor in inputs.items()}, positions, ends)
 
 
 def chunks(prompts: Sequence[Prompt], budget: int, *, keep_order: bool = False) -> Iterator[list[int]]:

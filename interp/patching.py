@@ -198,7 +198,7 @@ class _PlainRows:
     """Separate rows, each with its whole prompt."""
 
     def __init__(self, model: Model, prompts: Sequence[Prompt], answers: Sequence[int]) -> None:
-        self.model, self.rows, self.positions = model, list(answers), [prompt.position for prompt in prompts]
+        self.model, self.rows = model, list(answers)
         self.batch, self.cache = collate(model, prompts), new_cache(model)
 
     def start(self, patches: Sequence[RowPatch], manner: Manner) -> Float[Tensor, "N V"]:
@@ -208,7 +208,7 @@ class _PlainRows:
 
     def decode(self, answers: Answers, logits: Float[Tensor, "N V"]) -> None:
         mask = self.batch.inputs["attention_mask"]
-        decode(self.model, answers, self.rows, self.cache, mask, self.positions, logits)
+        decode(self.model, answers, self.rows, self.cache, mask, self.batch.ends, logits)
 
 
 def _prompt_runs(
@@ -226,7 +226,8 @@ def _prompt_runs(
     images = any(prompt.images_in(slice(prompt.stem, None)) for prompt in prompts)
     exact = model.family.packs(model.module, longest) and (not images or model.family.continues_with_images)
     _say_if_nothing_is_shared(model.name, model.family.causal_prefix or not saved)
-    if not exact or 2 * saved < tokens or not all(prompt.stem for prompt in prompts):
+    worth_it = 2 * saved >= tokens  # a second forward pass costs something too
+    if not (exact and worth_it and all(prompt.stem for prompt in prompts)):
         for group in chunks(prompts, budget):
             yield _PlainRows(model, [prompts[i] for i in group], group), group
         return

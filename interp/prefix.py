@@ -55,28 +55,37 @@ class Manner:
     allow_noop: bool = False
 
 
+def edits_of(
+    patches: Sequence[RowPatch], rows: Sequence[int], columns: Sequence[int], manner: Manner
+) -> dict[Site, dict[int, Edit]]:
+    """What patches write, by layer: into the outputs of the blocks, or into heads (the inputs of the projections)."""
+    sites: dict[Site, dict[int, list[int]]] = {"output": {}, "input": {}}
+    for n, item in enumerate(patches):
+        if item.vector is not None:
+            sites["output" if item.head is None else "input"].setdefault(item.layer, []).append(n)
+    return {
+        site: {
+            layer: Edit(
+                rows=torch.tensor([rows[n] for n in members]),
+                columns=torch.tensor([columns[n] for n in members]),
+                vectors=torch.stack([patches[n].vector for n in members]),  # type: ignore[misc]
+                heads=torch.tensor([patches[n].head for n in members]) if site == "input" else None,
+                mode=manner.mode,
+                scale=manner.scale,
+            )
+            for layer, members in by_layer.items()
+        }
+        for site, by_layer in sites.items()
+    }
+
+
 @contextmanager
 def patched(
     model: Model, patches: Sequence[RowPatch], rows: Sequence[int], columns: Sequence[int], manner: Manner
 ) -> Iterator[None]:
     """Hold patches in place; number ``n`` is written at ``(rows[n], columns[n])`` in the first pass that covers it."""
-    sites: dict[Site, dict[int, list[int]]] = {"output": {}, "input": {}}
-    for n, item in enumerate(patches):
-        if item.vector is not None:
-            sites["output" if item.head is None else "input"].setdefault(item.layer, []).append(n)
     with ExitStack() as stack:
-        for site, by_layer in sites.items():
-            edits = {
-                layer: Edit(
-                    rows=torch.tensor([rows[n] for n in members]),
-                    columns=torch.tensor([columns[n] for n in members]),
-                    vectors=torch.stack([patches[n].vector for n in members]),  # type: ignore[misc]
-                    heads=torch.tensor([patches[n].head for n in members]) if site == "input" else None,
-                    mode=manner.mode,
-                    scale=manner.scale,
-                )
-                for layer, members in by_layer.items()
-            }
+        for site, edits in edits_of(patches, rows, columns, manner).items():
             if edits:
                 modules = model.blocks if site == "output" else model.projections
                 stack.enter_context(patch(modules, edits, allow_noop=manner.allow_noop, site=site))

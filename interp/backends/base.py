@@ -207,7 +207,9 @@ class PlainBackend(ABC):
         for group in chunks(prompts, budget or token_budget(model)):
             batch = collate(model, [prompts[i] for i in group])
             edits = edits_of([patches[i] for i in group], range(len(group)), batch.positions.tolist(), manner)
-            yield group, batch, dict(sorted(edits.items()))
+            if edits["input"]:
+                raise CrosstaskError(f"backend {self.name!r} patches whole states, not single heads; use backend hooks")
+            yield group, batch, dict(sorted(edits["output"].items()))
 
 
 def twin(module: Module) -> Module:

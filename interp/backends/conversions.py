@@ -98,7 +98,7 @@ def _patched(
     if not -n_tokens <= column < n_tokens:
         raise HookError(f"layer {layer}: column {column} is out of range in a sequence of {n_tokens} tokens")
     rows, columns = torch.arange(n_rows), torch.full((n_rows,), column % n_tokens)
-    edit = Edit(rows, columns, vector.expand(n_rows, -1), mode, scale)
+    edit = Edit(rows, columns, vector.expand(n_rows, -1), mode=mode, scale=scale)
     at = rows.to(hidden.device), columns.to(hidden.device)
     refuse_noop(layer, edit, hidden[at])
     return hidden.index_put(at, written(edit, hidden[at]))

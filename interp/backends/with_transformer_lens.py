@@ -79,7 +79,7 @@ class TransformerLensBackend(PlainBackend):
         bridged = self._bridge(model)[1]
         cache = new_cache(bridged)
         logits = self._edited(model, batch, edits, allow_noop, past_key_values=cache, use_cache=True)
-        decode(bridged, answers, rows, cache, batch.inputs["attention_mask"], logits)
+        decode(bridged, answers, rows, cache, batch.inputs["attention_mask"], batch.ends, logits)
 
     def _edited(
         self, model: Model, batch: Batch, edits: Mapping[int, Edit], allow_noop: bool, **options: Any
