@@ -56,8 +56,9 @@ class Arguments:
     """Task names, or folders with items.csv (input, output, image) and instruction.txt."""
     wrong_tasks: Annotated[tuple[str, ...], _arg("TASK ...", "the six and --tasks")] = ()
     """Tasks whose mean vector is the wrong-task control; the scored task is left out."""
-    source: Annotated[tuple[str, ...], _arg("{text,image,instruction,ensemble} ...", "all that apply")] = ()
-    """How the task is specified; ensemble is the mean of the text and the instruction vector."""
+    source: Annotated[tuple[str, ...], _arg("{text,image,instruction,ensemble,heads} ...", "all but heads")] = ()
+    """How the task is specified; ensemble is the mean of the text and the instruction vector, and heads the sum of the
+    task's ten strongest attention heads over text examples, added instead of put in place."""
     query: Annotated[tuple[str, ...], _arg("{image,text} ...", "all that apply")] = ()
     """Modality of the query."""
     shots: int = 5

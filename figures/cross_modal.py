@@ -26,9 +26,17 @@ SOURCES = {
     "image": "image examples",
     "instruction": "instruction",
     "ensemble": "instruction + text examples",
+    "heads": "heads of text examples, added",
 }
-COLOURS = {"text": "#0072B2", "image": "#D55E00", "instruction": "#009E73", "ensemble": "#CC79A7", "": "#444444"}
-MARKERS = {"text": "o", "image": "s", "instruction": "^", "ensemble": "D", "": "o"}
+COLOURS = {
+    "text": "#0072B2",
+    "image": "#D55E00",
+    "instruction": "#009E73",
+    "ensemble": "#CC79A7",
+    "heads": "#E69F00",
+    "": "#444444",
+}
+MARKERS = {"text": "o", "image": "s", "instruction": "^", "ensemble": "D", "heads": "P", "": "o"}
 METHODS = {
     "no_context": "no context",
     "majority": "majority answer",

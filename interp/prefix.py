@@ -38,12 +38,14 @@ class RowPatch:
         vector: ``[D]``, or None for a row that is left as it is (the bare query).
         label: for the caller's own bookkeeping.
         head: an attention head of the layer: the vector ``[D_head]`` goes into the input of its output projection.
+        mode: how this row's vector is written; None is as the call says.
     """
 
     layer: int
     vector: Float[Tensor, " D"] | None
     label: str = ""
     head: int | None = None
+    mode: Mode | None = None
 
 
 @dataclass(frozen=True)
@@ -57,25 +59,26 @@ class Manner:
 
 def edits_of(
     patches: Sequence[RowPatch], rows: Sequence[int], columns: Sequence[int], manner: Manner
-) -> dict[Site, dict[int, Edit]]:
+) -> dict[tuple[Site, Mode], dict[int, Edit]]:
     """What patches write, by layer: into the outputs of the blocks, or into heads (the inputs of the projections)."""
-    sites: dict[Site, dict[int, list[int]]] = {"output": {}, "input": {}}
+    groups: dict[tuple[Site, Mode], dict[int, list[int]]] = {}
     for n, item in enumerate(patches):
         if item.vector is not None:
-            sites["output" if item.head is None else "input"].setdefault(item.layer, []).append(n)
+            site: Site = "output" if item.head is None else "input"
+            groups.setdefault((site, item.mode or manner.mode), {}).setdefault(item.layer, []).append(n)
     return {
-        site: {
+        (site, mode): {
             layer: Edit(
                 rows=torch.tensor([rows[n] for n in members]),
                 columns=torch.tensor([columns[n] for n in members]),
                 vectors=torch.stack([patches[n].vector for n in members]),  # type: ignore[misc]
                 heads=torch.tensor([patches[n].head for n in members]) if site == "input" else None,
-                mode=manner.mode,
+                mode=mode,
                 scale=manner.scale,
             )
             for layer, members in by_layer.items()
         }
-        for site, by_layer in sites.items()
+        for (site, mode), by_layer in groups.items()
     }
 
 
@@ -85,10 +88,9 @@ def patched(
 ) -> Iterator[None]:
     """Hold patches in place; number ``n`` is written at ``(rows[n], columns[n])`` in the first pass that covers it."""
     with ExitStack() as stack:
-        for site, edits in edits_of(patches, rows, columns, manner).items():
-            if edits:
-                modules = model.blocks if site == "output" else model.projections
-                stack.enter_context(patch(modules, edits, allow_noop=manner.allow_noop, site=site))
+        for (site, _), edits in edits_of(patches, rows, columns, manner).items():
+            modules = model.blocks if site == "output" else model.projections
+            stack.enter_context(patch(modules, edits, allow_noop=manner.allow_noop, site=site))
         yield
 
 

@@ -39,7 +39,8 @@ class Provenance:
         fingerprint: sha256 over that model's weights.
         tokenizer: sha256 over that model's base vocabulary.
         task: name of the task.
-        kind: kind of specification: ``examples``, ``instruction``, ``mixture``; joined by ``+`` in an ensemble.
+        kind: kind of specification: ``examples``, ``instruction``, ``mixture``; joined by ``+`` in an ensemble;
+            ``heads`` is a sum of heads over examples, the same at every layer, to be added.
         modality: modality of the examples' inputs: ``text``, ``image``, ``mixed``, ``none``.
         template: the template as text.
         delimiter: the delimiter's characters.

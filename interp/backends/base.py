@@ -207,9 +207,11 @@ class PlainBackend(ABC):
         for group in chunks(prompts, budget or token_budget(model)):
             batch = collate(model, [prompts[i] for i in group])
             edits = edits_of([patches[i] for i in group], range(len(group)), batch.positions.tolist(), manner)
-            if edits["input"]:
-                raise CrosstaskError(f"backend {self.name!r} patches whole states, not single heads; use backend hooks")
-            yield group, batch, dict(sorted(edits["output"].items()))
+            if len(edits) > 1 or any(site == "input" for site, _ in edits):
+                raise CrosstaskError(
+                    f"backend {self.name!r} patches whole states, all in one mode; use backend hooks for more"
+                )
+            yield group, batch, dict(sorted(next(iter(edits.values()), {}).items()))
 
 
 def twin(module: Module) -> Module:

@@ -9,11 +9,13 @@ so that a continued run reads what the killed one had. A vector is then
     wrong task    mean of the other tasks' vectors of the same source
     shuffled      mean over contexts whose outputs were permuted among the demonstrations
     random        a random direction with, at each layer, the norm of the mean vector
+    heads         of each context the sum of the task's strongest heads, the same at every layer, to be added; they are
+                  chosen by their effect on as many shuffled contexts of the selection split (:mod:`interp.heads`)
 """
 
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -25,10 +27,17 @@ from torch import Tensor
 from interp import vectors
 from interp.backends.base import Backend
 from interp.backends.registry import backend_for
+from interp.heads import extract_heads, strongest, sum_of_heads
 from interp.models.base import Model
-from interp.protocol.contexts import shuffle_labels, source_prompts
+from interp.prompts import Prompt
+from interp.protocol.contexts import Context, demonstrated, draw, shuffle_labels, source_prompts
+from interp.protocol.heads import TRIAL_SEED, trial_effects
 from interp.protocol.plan import Plan, Unit
+from interp.protocol.settings import HEADS
 from interp.runs import Run
+
+TOP_HEADS = 10
+"""Heads in a sum, as Todd et al. (2024) take for models of this kind."""
 
 
 class Bank:
@@ -46,13 +55,37 @@ class Bank:
         contexts = plan.contexts(unit.task, unit.seed)
         if unit.shuffled:
             contexts = tuple(shuffle_labels(context, seed=unit.seed) for context in contexts)
-        prompts = source_prompts(model, task.task, unit.source, contexts, template=plan.template)
-        states = self.backend.extract(model, prompts)
+        prompts = source_prompts(model, task.task, demonstrated(unit.source), contexts, template=plan.template)
+        if unit.source == HEADS:
+            states = self._head_sums(unit, model, contexts, prompts)
+        else:
+            states = self.backend.extract(model, prompts)
         self.run.write_safetensors(_path(unit, "contexts"), {"states": states})
         self.states.cache_clear()
         if unit.task in plan.tasks and not unit.shuffled:
             self._save_mean(unit, states)
         return {"contexts": len(prompts), "tokens": sum(prompt.n_tokens for prompt in prompts)}
+
+    def _head_sums(
+        self, unit: Unit, model: Model, contexts: Sequence[Context], prompts: Sequence[Prompt]
+    ) -> Float[Tensor, "P L D"]:
+        """The sum of the task's strongest heads in each context."""
+        plan = self.plan
+        task = plan.tasks.get(unit.task) or plan.wrong_tasks[unit.task]
+        trials = draw(
+            task.pool,
+            shots=plan.settings.shots,
+            contexts=len(contexts),
+            seed=unit.seed + TRIAL_SEED,
+            task=task.task.name,
+        )
+        heads = extract_heads(model, prompts)
+        gains, _ = trial_effects(
+            model, task.task, contexts, heads, trials, modality="text", template=plan.template, seed=unit.seed
+        )
+        chosen = strongest(gains.mean(0), min(TOP_HEADS, model.n_layers * model.n_heads))
+        sums = torch.stack([sum_of_heads(model, states, chosen) for states in heads])
+        return sums[:, None].repeat(1, model.n_layers, 1)
 
     def _save_mean(self, unit: Unit, states: Float[Tensor, "P L D"]) -> None:
         """Keeps the mean vector with its provenance in `vectors/`, for notebooks and other experiments."""
@@ -61,8 +94,8 @@ class Bank:
         provenance = vectors.Provenance.of(
             self.models(unit.source_model),
             task=unit.task,
-            kind="examples" if examples else "instruction",
-            modality=unit.source if examples else "none",
+            kind=HEADS if unit.source == HEADS else "examples" if examples else "instruction",
+            modality=demonstrated(unit.source) if examples else "none",
             template=plan.template.text,
             delimiter=plan.template.delimiter,
             demonstrations=plan.settings.shots * len(contexts),

@@ -75,6 +75,11 @@ def picture(item: Item) -> Image:
     return Image(path=item.image)
 
 
+def demonstrated(source: str) -> str:
+    """How the demonstrations of a source are written: those behind an ensemble or a sum of heads are texts."""
+    return "text" if source in ("ensemble", "heads") else source
+
+
 def source_prompts(
     model: Model, task: Task, modality: str, contexts: Sequence[Context], *, template: Template
 ) -> list[Prompt]:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import torch
 
 from interp.backends.base import Backend
+from interp.heads import extract_heads, indirect_effects
 from interp.models.base import Model
 from interp.patching import RowPatch
 from interp.protocol.contexts import query_prompt, source_prompts
 from interp.protocol.plan import Plan, Unit
+from interp.protocol.settings import HEADS
 
 PROBES = 4  # prompts per timing
 
@@ -46,7 +48,7 @@ def measure(plan: Plan, models: Callable[[str], Model], backend: Backend) -> Sec
     name, task = next(iter(plan.tasks.items()))
     seed, arms, layers = settings.seeds[0], len(plan.arms()), settings.layers
     contexts = (plan.contexts(name, seed) * PROBES)[:PROBES]
-    modalities = {"text", "instruction", *settings.queries, *settings.sources} - {"ensemble"}
+    modalities = {"text", "instruction", *settings.queries, *settings.sources} - {"ensemble", HEADS}
 
     def prompts(query: str, source: str, count: int) -> list:
         items = (task.test * count)[:count]
@@ -59,6 +61,10 @@ def measure(plan: Plan, models: Callable[[str], Model], backend: Backend) -> Sec
     for modality in ("text", *sorted(modalities)):  # text twice: the first call warms up
         read = source_prompts(model, task.task, modality, contexts, template=plan.template)
         source[modality] = _timed(backend.extract, model, read) / len(read)
+    if HEADS in settings.sources:
+        read = source_prompts(model, task.task, "text", contexts[:1], template=plan.template)
+        states, answer = extract_heads(model, read)[0], torch.zeros(1, dtype=torch.long)
+        source[HEADS] = 2 * source["text"] + _timed(indirect_effects, model, read, answer, states)
     longest = task.max_new_tokens
     asked = prompts(settings.queries[0], "text", PROBES)
     generated = _timed(backend.generate, model, asked, max_new_tokens=longest) / PROBES

@@ -23,12 +23,56 @@ from interp.errors import CrosstaskError
 from interp.heads import Head, extract_heads, indirect_effects, strongest, sum_of_heads
 from interp.models.base import Model
 from interp.patching import Generation, RowPatch, sweep
-from interp.prompts import Example, Prompt, Specification, Template, render
+from interp.prompts import Specification, Template, render
 from interp.protocol.contexts import Context, content, draw, shuffle_labels, source_prompts
 from interp.runs import Run
 from interp.scoring import could_become, score
 from interp.statistics import bootstrap_mean, wilson
 from interp.tasks import Task
+
+TRIAL_SEED = 1_000_000
+"""Added to a run's seed for the contexts of the trials, so that they are not those of the means."""
+
+
+def trial_effects(
+    model: Model,
+    task: Task,
+    contexts: Sequence[Context],
+    states: Float[Tensor, "C L H E"],
+    trials: Sequence[Context],
+    *,
+    modality: str,
+    template: Template,
+    seed: int,
+) -> tuple[Float[Tensor, "P L H"], Float[Tensor, "P L H"]]:
+    """Every head's causal indirect effect on each trial, in log-probability and in probability.
+
+    Args:
+        contexts: what the head states were read from.
+        states: each head's state at the delimiter of each context, with right labels.
+        trials: their labels are permuted, and their dummy query is the question. The mean that is patched leaves out
+            the contexts that show it; a trial that every context shows is left out.
+        seed: of the permutation.
+
+    Raises:
+        CrosstaskError: if no trial is left.
+    """
+    logs, chances = [], []
+    for trial in trials:
+        clean = [i for i, context in enumerate(contexts) if trial.dummy.input not in context.items]
+        if not clean:
+            continue
+        shuffled = shuffle_labels(trial, seed=seed)
+        (prompt,) = source_prompts(model, task, modality, [shuffled], template=template)
+        first = model.tokenizer(template.output_lead + trial.dummy.outputs[0], add_special_tokens=False).input_ids[0]
+        gain = indirect_effects(model, [prompt], torch.tensor([first]), states[clean].mean(0))
+        logs.append(gain[0][0])
+        chances.append(gain[1][0])
+    if not logs:
+        raise CrosstaskError(
+            f"Every context of task {task.name!r} shows {trials[0].dummy.input!r}; use more --contexts."
+        )
+    return torch.stack(logs), torch.stack(chances)
 
 
 @dataclass(frozen=True)
@@ -94,37 +138,19 @@ class HeadWork:
     # Effects
 
     def _effects(self, task: Task) -> dict[str, Any]:
-        settings, contexts = self.settings, self._contexts(task, self.settings.seed, self.settings.contexts)
+        settings = self.settings
+        contexts, trials = (
+            draw(task.split("selection"), shots=settings.shots, contexts=count, seed=seed, task=task.name)
+            for count, seed in ((settings.contexts, settings.seed), (settings.trials, settings.seed + TRIAL_SEED))
+        )
         prompts = source_prompts(self.model, task, settings.modality, contexts, template=self.template)
         states = extract_heads(self.model, prompts)
         self.run.write_safetensors(f"heads/{task.name}.safetensors", {"means": states.mean(0)})
-        logs, chances = [], []
-        for trial in self._contexts(task, settings.seed + 1_000_000, settings.trials):
-            clean = [i for i, context in enumerate(contexts) if trial.dummy.input not in context.items]
-            if not clean:
-                raise CrosstaskError(
-                    f"Every context of task {task.name!r} shows {trial.dummy.input!r}; use more --contexts."
-                )
-            answer = torch.tensor([self._first_token(trial.dummy.outputs[0])])
-            gain = indirect_effects(self.model, [self._shuffled(trial)], answer, states[clean].mean(0))
-            logs.append(gain[0][0])
-            chances.append(gain[1][0])
-        return {"log": torch.stack(logs).tolist(), "probability": torch.stack(chances).tolist()}
-
-    def _contexts(self, task: Task, seed: int, count: int) -> tuple[Context, ...]:
-        pool = task.split("selection")
-        return draw(pool, shots=self.settings.shots, contexts=count, seed=seed, task=task.name)
-
-    def _shuffled(self, trial: Context) -> Prompt:
-        """The trial's demonstrations with their outputs permuted, and its dummy as the query."""
-        shuffled, modality = shuffle_labels(trial, seed=self.settings.seed), self.settings.modality
-        pairs = zip(shuffled.demonstrations, shuffled.outputs, strict=True)
-        examples = tuple(Example(content(item, modality), output) for item, output in pairs)
-        return render(self.model, Specification(examples), content(trial.dummy, modality), template=self.template)
-
-    def _first_token(self, answer: str) -> int:
-        text = self.template.output_lead + answer
-        return self.model.tokenizer(text, add_special_tokens=False).input_ids[0]
+        logs, chances = trial_effects(
+            self.model, task, contexts, states, trials,
+            modality=settings.modality, template=self.template, seed=settings.seed,
+        )  # fmt: skip
+        return {"log": logs.tolist(), "probability": chances.tolist()}
 
     def effects(self, task: Task) -> Float[Tensor, "P L H"]:
         """The gains in log-probability of every trial."""

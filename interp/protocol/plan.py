@@ -13,8 +13,8 @@ from interp.errors import CrosstaskError
 from interp.models.base import Model
 from interp.models.comparison import compare
 from interp.prompts import Template
-from interp.protocol.contexts import Context, draw, picture, query_prompt, source_prompts
-from interp.protocol.settings import Settings
+from interp.protocol.contexts import Context, demonstrated, draw, picture, query_prompt, source_prompts
+from interp.protocol.settings import HEADS, Settings
 from interp.tasks import Item, Split, Task, load_task, task_names
 
 
@@ -113,7 +113,7 @@ class Plan:
         for task, query, seed in cells:
             yield Unit("selection", task, seed, query)
         for task, query, seed in cells:
-            for source in ("", *s.sources):
+            for source in ("", *(source for source in s.sources if source != HEADS)):  # heads are read from text
                 yield Unit("prompt", task, seed, query, source)
             yield Unit("patch", task, seed, query)
 
@@ -238,7 +238,6 @@ def _render_once(plan: Plan, model: Model) -> None:
     for name, task in plan.tasks.items():
         contexts = plan.contexts(name, plan.settings.seeds[0])[:1]
         for source in plan.settings.sources:
-            modality = "text" if source == "ensemble" else source
-            source_prompts(model, task.task, modality, contexts, template=plan.template)
+            source_prompts(model, task.task, demonstrated(source), contexts, template=plan.template)
         for query in plan.settings.queries:
             query_prompt(model, task.task, task.test[0], query, source="", context=contexts[0], template=plan.template)

@@ -8,10 +8,12 @@ from typing import Any
 from interp.backends.registry import DEFAULT as HOOKS
 from interp.backends.registry import backend_names
 from interp.errors import CrosstaskError
+from interp.models.loading import BUNDLED
+from interp.models.pairs import base_of
 
 SOURCES = ("text", "image", "instruction", "ensemble")
+HEADS = "heads"  # the sum of the strongest heads, which costs more to find, so it is left out unless asked for
 QUERIES = ("image", "text")
-BASE_LLM = {"bundled": "bundled-llm"}  # the base LLM that a known VLM was fine-tuned from
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class Settings:
         source_models: models whose task vectors are patched into `model`.
         tasks: task names or folders.
         wrong_tasks: tasks whose vectors make the wrong-task control (the task itself is always left out).
-        sources: how the task is specified: text, image, instruction, ensemble (mean of text and instruction vectors).
+        sources: how the task is specified: text, image, instruction, ensemble (mean of text and instruction vectors);
+            or heads, the sum of the task's strongest attention heads over text examples.
         queries: modalities of the query that is patched or prompted.
         shots: complete demonstrations a single vector, and a prompt, has seen.
         contexts: contexts averaged in a mean vector.
@@ -71,10 +74,12 @@ class Settings:
         for name, limit in optional:
             if limit is not None and limit < 1:
                 raise CrosstaskError(f"{name} is {limit}; it must be at least 1, or left out.")
-        known("--source", self.sources, SOURCES)
+        known("--source", self.sources, (*SOURCES, HEADS))
         known("--query", self.queries, QUERIES)
         known("--on-error", (self.on_error,), ("stop", "continue"))
         known("--backend", (self.backend,), backend_names())
+        if HEADS in self.sources and self.backend != HOOKS:
+            raise CrosstaskError(f"--source heads needs --backend {HOOKS}, and the backend is {self.backend!r}.")
         if self.device == "remote" and self.backend != "nnsight":
             raise CrosstaskError(f"--device remote needs --backend nnsight, and the backend is {self.backend!r}.")
         for name, values in (("--seeds", self.seeds), ("--tasks", self.tasks), ("--layers", self.layers)):
@@ -104,9 +109,11 @@ class Settings:
             raise CrosstaskError(
                 f"--layers {outside[0]} is out of range: {self.model!r} has {n_layers} layers, 0 to {n_layers - 1}."
             )
+        # Two large models are held at once only when both are asked for.
+        llm = base_of(self.model) if self.model in BUNDLED else None
         return replace(
             self,
-            source_models=self.source_models or tuple(filter(None, (self.model, BASE_LLM.get(self.model)))),
+            source_models=self.source_models or tuple(filter(None, (self.model, llm))),
             sources=self.sources or tuple(s for s in SOURCES if takes_images or s != "image"),
             queries=self.queries or tuple(q for q in QUERIES if takes_images or q != "image"),
             layers=self.layers or tuple(range(0, n_layers, self.layer_step)),

@@ -19,11 +19,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.backends.base import Backend
+from interp.hooks import Mode
 from interp.models.base import Model
 from interp.patching import Generation, RowPatch
 from interp.protocol.bank import Bank
 from interp.protocol.contexts import query_prompt
 from interp.protocol.plan import Plan, Unit
+from interp.protocol.settings import HEADS
 from interp.protocol.tables import chosen_layers
 from interp.runs import Run
 from interp.scoring import Score, could_become, first_tokens, score
@@ -45,6 +47,10 @@ class Row:
     demonstrations: int
     budget: str
     vector: Float[Tensor, " D"]
+
+    @property
+    def patch(self) -> RowPatch:
+        return RowPatch(self.layer, self.vector, self.method, mode=_mode(self.source))
 
 
 class Work:
@@ -83,7 +89,7 @@ class Work:
         rows = []
         for item in queries:
             states = {arm: self.bank.vector(*arm, unit.task, unit.seed, exclude=item.input) for arm in arms}
-            rows.append([RowPatch(layer, states[arm][layer], "") for arm in arms for layer in layers])
+            rows.append([RowPatch(layer, states[arm][layer], mode=_mode(arm[1])) for arm in arms for layer in layers])
         generations = self.backend.sweep(
             model,
             [self._bare(model, unit, item) for item in queries],
@@ -132,7 +138,7 @@ class Work:
         generations = self.backend.sweep(
             model,
             [self._bare(model, unit, item) for item in task.test],
-            [[RowPatch(row.layer, row.vector, row.method) for row in query] for query in rows],
+            [[row.patch for row in query] for query in rows],
             max_new_tokens=task.max_new_tokens,
         )
         answers = [
@@ -156,6 +162,8 @@ class Work:
         """Test query j patched with one context's vector, at the pooled and at the task's own layer."""
         settings = self.plan.settings
         for arm in self.plan.arms():
+            if arm[1] == HEADS:
+                continue  # chosen on many contexts, so nothing of theirs has seen one alone
             vector = self.bank.vector(*arm, unit.task, unit.seed, context=j % settings.contexts)
             shots = 0 if arm[1] == "instruction" else settings.shots
             for layer, choices in _chosen(layers, arm, unit):
@@ -169,8 +177,9 @@ class Work:
             pooled, here = layers[(*arm, unit.query, "all")], ("pooled",)
             if arm[1] != "instruction":
                 mean = bank.vector(*arm, *cell)
+                shown = 2 * many if arm[1] == HEADS else many  # with the trials that chose the heads
                 for layer, choices in _chosen(layers, arm, unit):
-                    yield Row("patch_mean", *arm, layer, choices, many, "unmatched", mean[layer])
+                    yield Row("patch_mean", *arm, layer, choices, shown, "unmatched", mean[layer])
             yield Row("control_random", *arm, pooled, here, 0, "", bank.random(*arm, *cell)[pooled])
             yield Row("control_wrong_task", *arm, pooled, here, 0, "", bank.wrong_task(*arm, *cell)[pooled])
             if arm[1] in ("text", "image"):
@@ -187,6 +196,11 @@ class Work:
 
     def _score(self, generation: Generation, item: Item) -> Score:
         return score(generation.text, generation.first_token, item.outputs, self.first_tokens(item.outputs))
+
+
+def _mode(source: str) -> Mode:
+    """A sum of heads is what they add to the stream, and a state at the delimiter is the stream."""
+    return "add" if source == HEADS else "replace"
 
 
 def _chosen(layers: Layers, arm: Arm, unit: Unit) -> list[tuple[int, tuple[str, ...]]]:

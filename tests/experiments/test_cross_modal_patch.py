@@ -366,6 +366,39 @@ def test_other_backend_finds_the_same_tables_and_is_no_continuation(
     assert "backend" in capsys.readouterr().err
 
 
+def test_sum_of_heads_is_one_more_source_that_is_added(place: Place, tmp_path: Path, no_drawing: None) -> None:
+    out = tmp_path / "heads"
+    assert run(place.arguments(out, "--source", "text", "heads", "--wrong-tasks", place.colours, full=False)) == 0
+    results = pd.read_csv(out / "results.csv", keep_default_na=False)
+    arms = set(results.loc[results["source"] == "heads", "method"])
+    assert arms == {"patch_mean", "control_random", "control_wrong_task"}  # never one context alone, and no prompt
+    (shown,) = set(results.loc[(results["source"] == "heads") & (results["method"] == "patch_mean"), "demonstrations"])
+    assert shown == 2 * 2 * 3  # contexts of the mean, and the trials that chose the heads
+    model, vectors = load_model(str(place.vlm), dtype="float64"), TaskVectors.load(heads_vector(out))
+    assert vectors.provenance.kind == "heads"
+    assert (vectors.states == vectors.states[:1]).all()
+    answers = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    asked = [a for a in answers if a["source"] == "heads" and a["method"] == "patch_mean" and a["task"] == "kinds"]
+    asked = [a for a in asked if a["layer_choice"] == "pooled"]
+    prompts = [render(model, Specification(), a["item"], template=TEMPLATE) for a in asked]
+    given = [vectors.states[0]] * len(asked)
+    layers = [int(a["layer"]) for a in asked]
+    added = generate(model, prompts, vectors=given, layers=layers, mode="add", max_new_tokens=4)
+    assert [a["answer"] for a in asked] == [g.text for g in added]
+    replaced = generate(model, prompts, vectors=given, layers=layers, max_new_tokens=4)
+    assert [g.text for g in added] != [g.text for g in replaced]
+
+
+def heads_vector(out: Path) -> Path:
+    (path,) = (out / "vectors").rglob("kinds-heads-seed0.safetensors")
+    return path
+
+
+def test_sum_of_heads_needs_our_hooks(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(place.arguments(tmp_path / "out", "--source", "heads", "--backend", "nnsight")) == 2
+    assert "--source heads needs --backend hooks, and the backend is 'nnsight'" in sentence(capsys)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
