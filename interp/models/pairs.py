@@ -136,20 +136,17 @@ def _delimiter_ids(model: Model, template: Template) -> tuple[int, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Agreement:
-    """Cosines of two models' task vectors, one value per layer, ``[L]`` each.
+    """Cosines of every task vector of one model with every one of another, at each layer, ``[L, K, K]`` each.
 
     Attributes:
-        raw: mean over tasks of cos(source, target) of the same task.
-        raw_mismatched: the baseline, mean over pairs of different tasks.
-        centred: the same after each model's mean over tasks has been taken off.
-        centred_mismatched: its baseline; with K tasks, centring alone pulls it to -1/(K - 1).
+        raw: cos(source vector of task i, target vector of task j).
+        centred: the same after each model's mean over tasks has been taken off, which centres off-diagonals at
+            -1/(K - 1) when nothing but the tasks differs.
         random_spread: standard deviation of the cosine of two random directions, 1/sqrt(D).
     """
 
-    raw: Float[Tensor, " L"]
-    raw_mismatched: Float[Tensor, " L"]
-    centred: Float[Tensor, " L"]
-    centred_mismatched: Float[Tensor, " L"]
+    raw: Float[Tensor, "L K K"]
+    centred: Float[Tensor, "L K K"]
     random_spread: float
 
 
@@ -164,12 +161,19 @@ def agreement(source: Float[Tensor, "K L D"], target: Float[Tensor, "K L D"]) ->
             f"the vectors have shapes {tuple(source.shape)} and {tuple(target.shape)}; expected the same [K, L, D], "
             "with at least two tasks"
         )
-    matched = torch.eye(len(source), dtype=torch.bool)
 
-    def cosines(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        table = torch.einsum("ild,jld->lij", functional.normalize(a, dim=-1), functional.normalize(b, dim=-1))
-        return table[:, matched].mean(-1), table[:, ~matched].mean(-1)
+    def cosines(a: Tensor, b: Tensor) -> Tensor:
+        return torch.einsum("ild,jld->lij", functional.normalize(a, dim=-1), functional.normalize(b, dim=-1))
 
     a, b = source.double(), target.double()
-    raw, centred = cosines(a, b), cosines(a - a.mean(0), b - b.mean(0))
-    return Agreement(*raw, *centred, random_spread=source.shape[-1] ** -0.5)
+    return Agreement(cosines(a, b), cosines(a - a.mean(0), b - b.mean(0)), random_spread=source.shape[-1] ** -0.5)
+
+
+def matched(cosines: Float[Tensor, "L K K"]) -> Float[Tensor, " L"]:
+    """The mean over tasks of the cosine with the same task."""
+    return cosines.diagonal(dim1=1, dim2=2).mean(-1)
+
+
+def mismatched(cosines: Float[Tensor, "L K K"]) -> Float[Tensor, " L"]:
+    """The baseline: the mean over pairs of different tasks."""
+    return cosines[:, ~torch.eye(cosines.shape[1], dtype=torch.bool)].mean(-1)

@@ -11,7 +11,7 @@ from typing import Any
 
 from interp.errors import CrosstaskError
 from interp.models.base import Model
-from interp.models.comparison import compare
+from interp.models.pairs import check_pair
 from interp.prompts import Template
 from interp.protocol.contexts import Context, demonstrated, draw, picture, query_prompt, source_prompts
 from interp.protocol.settings import HEADS, Settings
@@ -168,19 +168,21 @@ def check_sources(settings: Settings, models: Callable[[str], Model]) -> tuple[s
     """
     target, remarks = models(settings.model), []
     for source in (models(name) for name in settings.source_models if name != settings.model):
-        found = compare(source, target)
-        if not (found.same_width and found.same_depth):
+        if (source.n_layers, source.width) != (target.n_layers, target.width):
             raise CrosstaskError(
                 f"Vectors of {source.name!r} ({source.n_layers} layers of width {source.width}) do not fit "
                 f"{target.name!r} ({target.n_layers} layers of width {target.width}); choose another --source-model."
             )
+        report = check_pair(source, target, template=Template.parse(settings.template))
+        found = report.weights
         vocabulary = "the same vocabulary" if found.same_tokenizer else "another vocabulary"
         weights = (
             f"{target.name}'s block weights differ from its by {100 * found.distance:.1f} %"
             if found.distance is not None
             else "their weights are held elsewhere, so they were not compared"
         )
-        remarks.append(f"{source.name} has {vocabulary}; {weights}.")
+        shared = "" if report.same_delimiter else f" The delimiter {report.delimiter!r} is another token in it."
+        remarks.append(f"{source.name} has {vocabulary}; {weights}.{shared}")
     return tuple(remarks)
 
 

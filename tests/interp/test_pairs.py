@@ -7,7 +7,7 @@ import torch
 
 from interp.errors import CrosstaskError
 from interp.models.base import Model
-from interp.models.pairs import KNOWN, agreement, base_of, check_pair
+from interp.models.pairs import KNOWN, agreement, base_of, check_pair, matched, mismatched
 from interp.prompts import Template
 from tests.tiny import LAYERS, tiny_llama
 
@@ -50,13 +50,13 @@ def test_agreement_separates_matched_from_mismatched_tasks() -> None:
     common = torch.randn(1, 3, 400, generator=generator) * 4  # what all tasks share
     tasks = torch.randn(5, 3, 400, generator=generator)
     found = agreement(common + tasks, common + tasks + 0.3 * torch.randn(5, 3, 400, generator=generator))
-    assert (found.raw > 0.97).all()
-    assert (found.raw_mismatched > 0.9).all()  # high, though the tasks differ
-    assert (found.centred > 0.9).all()
-    assert found.centred_mismatched.numpy() == pytest.approx(-1 / 4, abs=0.03)
+    assert (matched(found.raw) > 0.97).all()
+    assert (mismatched(found.raw) > 0.9).all()  # high, though the tasks differ
+    assert (matched(found.centred) > 0.9).all()
+    assert mismatched(found.centred).numpy() == pytest.approx(-1 / 4, abs=0.03)
     assert found.random_spread == pytest.approx(0.05)
     unrelated = agreement(tasks, torch.randn(5, 3, 400, generator=generator))
-    assert unrelated.centred.abs().max() < 0.15
+    assert matched(unrelated.centred).abs().max() < 0.15
 
 
 def test_agreement_refuses_what_cannot_be_compared() -> None:

@@ -1,0 +1,106 @@
+"""Check whether one model's task vectors may be patched into another: weights, delimiter, cosines with baselines."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from experiments import common
+
+MODULE = "experiments.compare_pair"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Check whether one model's task vectors may be patched into another.
+
+    Compares width, depth (or a layer map), the tokenizers and their delimiter, the weights of each block, and the
+    cosine of the two models' task vectors at each layer, raw and centred, beside that of different tasks and of random
+    directions.
+
+    Example: python -m experiments.compare_pair --source bundled-llm --target bundled
+    """
+
+    target: str = "bundled"
+    """The model that vectors would be patched into: bundled, bundled-llm, a hub id, or a folder."""
+    source: Annotated[
+        str, tyro.conf.arg(metavar="MODEL", help_behavior_hint="(default: the target's known base LLM)")
+    ] = ""
+    """The model that they are read from."""
+    layer_map: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...", help_behavior_hint="(default: none)")] = ()
+    """The source layer for each target layer, when the depths differ."""
+    tasks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TASK ...", help_behavior_hint="(default: the six)")] = ()
+    """Task names, or folders with items.csv and instruction.txt; at least two."""
+    source_modality: str = "text"
+    """How the source is given the task: text, image or instruction."""
+    target_modality: str = "text"
+    """How the target is given the task."""
+    shots: int = 5
+    """Demonstrations of a context."""
+    contexts: int = 10
+    """Contexts averaged in a vector."""
+    seed: int = 0
+    """Seed of the contexts."""
+    template: str = r"Q: {x}\nA: {y}\n\n"
+    r"""How an example is written, as in experiments.cross_modal_patch."""
+    out: Annotated[
+        Path | None,
+        tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(default: runs/compare_pair/<source>--<target>)"),
+    ] = None
+    """Folder of the run."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps, or split (layers over all GPUs)."""
+    dtype: str = "float32"
+    """float32, bfloat16, float16 or float64."""
+
+
+def main(arguments: Arguments) -> None:
+    """Loads both models, compares them, and writes tables and a figure."""
+    from rich.console import Console
+
+    from figures import pairs as figures
+    from interp.errors import CrosstaskError
+    from interp.models.pairs import agreement, base_of, check_pair
+    from interp.prompts import Template
+    from interp.protocol.bank import slug
+    from interp.protocol.pairs import PairSettings, cosine_table, layer_table, sentences, task_vectors
+    from interp.runs import Run
+    from interp.tasks import load_task, task_names
+
+    console = Console(soft_wrap=True)
+    given = vars(arguments).copy()
+    out, device = given.pop("out"), given.pop("device")
+    source = arguments.source or base_of(arguments.target)
+    if source is None:
+        raise CrosstaskError(f"no base LLM of {arguments.target!r} is known; name one with --source.")
+    tasks = [load_task(name) for name in arguments.tasks or task_names()]
+    settings = PairSettings(**given | {"source": source, "tasks": tuple(task.name for task in tasks)})
+    console.print(f"Loading {settings.source} and {settings.target} ...")
+    models = common.model_loader(dtype=settings.dtype, device=device)
+    read, target = models(settings.source), models(settings.target)
+    report = check_pair(read, target, template=Template.parse(settings.template), layer_map=settings.layer_map)
+    folder = out or Path("runs") / "compare_pair" / f"{slug(settings.source)}--{slug(settings.target)}"
+    fingerprints = {model.name: model.fingerprint for model in (read, target)}
+    with Run.open(folder, settings.config(), seeds=(settings.seed,), models=fingerprints) as run:
+        theirs = task_vectors(read, tasks, settings.source_modality, settings)[:, list(report.layer_map)]
+        found = agreement(theirs, task_vectors(target, tasks, settings.target_modality, settings))
+        layers = layer_table(report, found)
+        run.write_csv("layers.csv", layers)
+        run.write_csv("cosines.csv", cosine_table(settings.tasks, found))
+        run.write_text("summary.md", "\n".join(f"- {line}" for line in sentences(report)) + "\n")
+        figure = figures.agreement_by_layer(layers, source=settings.source, target=settings.target)
+        picture, _ = run.write_figure("figures/agreement", figure)
+    for line in sentences(report):
+        console.print(line, markup=False)
+    best = layers.loc[(layers["centred_matched"] - layers["centred_mismatched"]).idxmax()]
+    console.print(
+        f"Task vectors are most alike at layer {best['layer']:.0f}: cosine {best['raw_matched']:.2f} of the same task "
+        f"and {best['raw_mismatched']:.2f} of different ones; centred {best['centred_matched']:.2f} and "
+        f"{best['centred_mismatched']:.2f}."
+    )
+    print(picture)
+
+
+if __name__ == "__main__":
+    raise SystemExit(common.run(Arguments, main, module=MODULE))
