@@ -133,7 +133,6 @@ class NnsightBackend(PlainBackend):
         if answers is None:
             keep = {"logits_to_keep": 1} if "logits_to_keep" in model._accepts else {}
             return {**inputs, **keep, **where, "use_cache": False}
-        inputs.pop("position_ids")  # transformers' loop derives them from the mask, and counts on
         return {
             **inputs,
             **where,

@@ -8,8 +8,6 @@ from typing import Any
 from interp.backends.registry import DEFAULT as HOOKS
 from interp.backends.registry import backend_names
 from interp.errors import CrosstaskError
-from interp.models.loading import BUNDLED
-from interp.models.pairs import base_of
 
 SOURCES = ("text", "image", "instruction", "ensemble")
 HEADS = "heads"  # the sum of the strongest heads, which costs more to find, so it is left out unless asked for
@@ -94,6 +92,9 @@ class Settings:
         Raises:
             CrosstaskError: images asked of a model without images; a layer out of range.
         """
+        from interp.models.loading import BUNDLED
+        from interp.models.pairs import base_of
+
         if not takes_images:
             if "image" in self.queries:
                 raise CrosstaskError(

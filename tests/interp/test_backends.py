@@ -19,6 +19,7 @@ from interp.patching import RowPatch
 from interp.prompts import Example, Prompt, Specification, render
 from interp.vectors import Provenance, TaskVectors
 from tests import tiny
+from tests.tiny_families import qwen2_5_vl
 
 ROOT = Path(__file__).parents[2]
 OTHERS = ("nnsight", "transformer_lens")
@@ -31,17 +32,23 @@ def backends() -> dict[str, Backend]:
     return {name: backend_for(name) for name in backend_names()}
 
 
+def single(model: Model) -> Model:
+    model.module.float()
+    return model
+
+
 @pytest.fixture(scope="module")
 def models() -> dict[str, Model]:
     return {
         "llava": tiny.tiny_llava(dtype=torch.float32),
+        "qwen2.5-vl": single(qwen2_5_vl()),
         "siglip-llava": tiny.tiny_llava(dtype=torch.float32, cls=False),
         "llama": tiny.tiny_llama(dtype=torch.float32),
         "gpt2": tiny.tiny_gpt2(dtype=torch.float32),
     }
 
 
-@pytest.fixture(params=["llava", "siglip-llava", "llama", "gpt2"])
+@pytest.fixture(params=["llava", "qwen2.5-vl", "siglip-llava", "llama", "gpt2"])
 def model(request: pytest.FixtureRequest, models: dict[str, Model]) -> Model:
     return models[request.param]
 
