@@ -1,0 +1,139 @@
+"""What a sweep costs, on paper: token-forwards, passes of the vision tower, arithmetic and cache.
+
+For Q queries of T tokens (the delimiter included) with I images each, R patches a query (layers x vectors) and answers
+of A tokens:
+
+    engine                  token-forwards            vision passes   cached positions of a query, all held at once
+    plain without a cache   Q R (A T + A (A - 1)/2)   Q R I A         0
+    plain                   Q R (T + A - 1)           Q R I           R (T + A - 1)
+    copied                  Q (T - 1 + R A)           Q I             R (T + A - 1), and T - 1 of the prefix
+    packed                  Q (T - 1 + R A)           Q I             T - 1 + R A, and T - 1 of the prefix
+
+The first answer token comes from the delimiter's own forward pass, so A tokens need A - 1 steps after it; the last
+token is never run. Answers that end early cost less.
+
+A token-forward of context C takes ``2 P + 4 L H E C`` floating-point operations: P parameters of the blocks, once to
+multiply and once to add, and in each of L layers H heads of width E that score C keys and mix C values. A position of
+the cache holds ``2 L K E`` numbers, with K heads of keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from interp.errors import CrosstaskError
+
+Engine: TypeAlias = Literal["uncached", "plain", "copied", "packed"]
+ENGINES: tuple[Engine, ...] = ("uncached", "plain", "copied", "packed")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A decoder on paper.
+
+    Attributes:
+        layers: L, decoder blocks.
+        width: D, of the residual stream.
+        inner: width of the gated feed-forward layer.
+        heads: H, of queries.
+        key_heads: K, of keys and values.
+        head_width: E.
+        vocabulary: rows of the unembedding.
+        image_tokens: tokens of one image.
+        image_operations: floating-point operations of the vision tower for one image.
+    """
+
+    layers: int
+    width: int
+    inner: int
+    heads: int
+    key_heads: int
+    head_width: int
+    vocabulary: int
+    image_tokens: int = 0
+    image_operations: float = 0.0
+
+    @property
+    def block_parameters(self) -> int:
+        """P: the matrices of all blocks; norms and biases are left out."""
+        attention = 2 * self.width * self.head_width * (self.heads + self.key_heads)
+        return self.layers * (attention + 3 * self.width * self.inner)
+
+    def weight_bytes(self, itemsize: int) -> int:
+        """Blocks, embedding and unembedding; the vision tower is left out."""
+        return (self.block_parameters + 2 * self.vocabulary * self.width) * itemsize
+
+    def position_bytes(self, itemsize: int) -> int:
+        """One position of the cache."""
+        return 2 * self.layers * self.key_heads * self.head_width * itemsize
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is swept: Q queries of T tokens with I images, R patches each, A answer tokens."""
+
+    queries: int
+    tokens: int
+    patches: int
+    answer: int = 1
+    images: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("queries", "tokens", "patches", "answer"):
+            if getattr(self, name) < 1:
+                raise CrosstaskError(f"a sweep of {getattr(self, name)} {name}; expected at least 1")
+
+
+def token_forwards(engine: Engine, sweep: Sweep) -> int:
+    """Tokens that pass through all blocks, over the whole sweep.
+
+    Raises:
+        CrosstaskError: for an unknown engine.
+    """
+    q, t, r, a = sweep.queries, sweep.tokens, sweep.patches, sweep.answer
+    if engine == "uncached":
+        return q * r * (a * t + a * (a - 1) // 2)
+    if engine == "plain":
+        return q * r * (t + a - 1)
+    if engine in ("copied", "packed"):
+        return q * (t - 1 + r * a)
+    raise CrosstaskError(f"unknown engine {engine!r}; expected one of {', '.join(ENGINES)}")
+
+
+def vision_passes(engine: Engine, sweep: Sweep) -> int:
+    """Images that pass through the tower."""
+    per_query = {"uncached": sweep.patches * sweep.answer, "plain": sweep.patches}.get(engine, 1)
+    return sweep.queries * sweep.images * per_query
+
+
+def cached_positions(engine: Engine, sweep: Sweep) -> int:
+    """Positions of keys and values that one query holds at the end of its longest answer, all its patches at once."""
+    t, r, a = sweep.tokens, sweep.patches, sweep.answer
+    return {
+        "uncached": 0,
+        "plain": r * (t + a - 1),
+        "copied": t - 1 + r * (t + a - 1),
+        "packed": 2 * (t - 1) + r * a,
+    }[engine]
+
+
+def operations(engine: Engine, sweep: Sweep, shape: Shape) -> float:
+    """Floating-point operations of the whole sweep: blocks, attention, a row of logits per answer token, the tower.
+
+    Contexts are counted as the kernels see them: a prefill of T tokens has a mean context of (T + 1)/2, and a packed
+    row is scored against every row of its query, though it sees only its own.
+    """
+    q, t, r, a = sweep.queries, sweep.tokens, sweep.patches, sweep.answer
+    if engine == "uncached":
+        lengths = [t + step for step in range(a)]
+        contexts = q * r * sum(n * (n + 1) / 2 for n in lengths)
+    elif engine == "plain":
+        contexts = q * r * (t * (t + 1) / 2 + sum(t + step for step in range(1, a)))
+    else:
+        held = [1 + step if engine == "copied" else r * (1 + step) for step in range(a)]
+        contexts = q * ((t - 1) * t / 2 + r * sum(t - 1 + own for own in held))
+    attention = 4 * shape.layers * shape.heads * shape.head_width * contexts
+    logits = 2.0 * shape.width * shape.vocabulary * q * r * a
+    blocks = 2.0 * shape.block_parameters * token_forwards(engine, sweep)
+    return blocks + attention + logits + shape.image_operations * vision_passes(engine, sweep)
