@@ -4,6 +4,7 @@ Exit codes: 0 done; 2 bad input, said in one sentence on stderr; 130 interrupted
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -14,6 +15,8 @@ import tyro
 from interp.errors import CrosstaskError
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from interp.models.base import Model
 
 Arguments = TypeVar("Arguments")
@@ -58,6 +61,24 @@ def model_loader(*, dtype: str, device: str) -> "Callable[[str], Model]":
 
     logging.disable_progress_bar()
     return cache(lambda name: load_model(name, dtype=dtype, device=device))
+
+
+def markdown(table: "DataFrame") -> str:
+    """A table in Markdown, cells as they are."""
+    rows = [list(table.columns), ["---"] * len(table.columns), *table.astype(str).to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+
+
+def replace_table(text: str, name: str, table: str) -> str:
+    """A document with what stands between `<!-- name -->` and `<!-- end -->` replaced by a table.
+
+    Raises:
+        CrosstaskError: if the document has no such place.
+    """
+    pattern = rf"(<!-- {re.escape(name)} -->\n).*?(\n?<!-- end -->)"
+    if not re.search(pattern, text, re.DOTALL):
+        raise CrosstaskError(f"the document has no place for the table {name!r}: <!-- {name} --> and <!-- end -->")
+    return re.sub(pattern, lambda found: f"{found[1]}{table}\n<!-- end -->", text, count=1, flags=re.DOTALL)
 
 
 def quieten() -> None:

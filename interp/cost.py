@@ -137,3 +137,27 @@ def operations(engine: Engine, sweep: Sweep, shape: Shape) -> float:
     logits = 2.0 * shape.width * shape.vocabulary * q * r * a
     blocks = 2.0 * shape.block_parameters * token_forwards(engine, sweep)
     return blocks + attention + logits + shape.image_operations * vision_passes(engine, sweep)
+
+
+def tower_operations(*, layers: int, width: int, inner: int, tokens: int, gated: bool = False) -> float:
+    """Operations of a vision transformer for one image whose tokens all see each other."""
+    parameters = layers * (4 * width**2 + (3 if gated else 2) * width * inner)
+    return 2.0 * parameters * tokens + 4.0 * layers * width * tokens**2
+
+
+SHAPES = {
+    "LLaVA-1.5-7B": Shape(
+        layers=32, width=4096, inner=11008, heads=32, key_heads=32, head_width=128, vocabulary=32064, image_tokens=576,
+        image_operations=tower_operations(layers=24, width=1024, inner=4096, tokens=577),
+    ),
+    "Qwen2.5-VL-7B": Shape(
+        layers=28, width=3584, inner=18944, heads=28, key_heads=4, head_width=128, vocabulary=152064, image_tokens=256,
+        image_operations=tower_operations(layers=32, width=1280, inner=3420, tokens=1024, gated=True),
+    ),
+    "Qwen2.5-VL-32B": Shape(
+        layers=64, width=5120, inner=27648, heads=40, key_heads=8, head_width=128, vocabulary=152064, image_tokens=256,
+        image_operations=tower_operations(layers=32, width=1280, inner=3456, tokens=1024, gated=True),
+    ),
+}  # fmt: skip
+"""Models of the papers, from their published configurations. LLaVA-1.5 takes 336 pixels; Qwen2.5-VL is shown 448
+by 448 pixels, and the windows of its tower are counted as if they were whole images."""
