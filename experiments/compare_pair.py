@@ -93,12 +93,12 @@ def main(arguments: Arguments) -> None:
         picture, _ = run.write_figure("figures/agreement", figure)
     for line in sentences(report):
         console.print(line, markup=False)
-    best = layers.loc[(layers["centred_matched"] - layers["centred_mismatched"]).idxmax()]
-    console.print(
-        f"Task vectors are most alike at layer {best['layer']:.0f}: cosine {best['raw_matched']:.2f} of the same task "
-        f"and {best['raw_mismatched']:.2f} of different ones; centred {best['centred_matched']:.2f} and "
-        f"{best['centred_mismatched']:.2f}."
-    )
+    for kind in ("raw", "centred"):
+        same, other = (layers[f"{kind}_{which}"] for which in ("matched", "mismatched"))
+        console.print(
+            f"Task vectors, {kind} cosine over layers: {same.min():.2f} to {same.max():.2f} for the same task, "
+            f"{other.min():.2f} to {other.max():.2f} for different ones."
+        )
     print(picture)
 
 

@@ -20,7 +20,7 @@ def agreement_by_layer(layers: pd.DataFrame, *, source: str, target: str) -> Fig
     figure.set_layout_engine("constrained")
     weights, raw, centred = figure.subplots(1, 3, sharex=True)
     weights.set_title("distance of the weights", loc="left")
-    weights.set_ylabel("||W target - W source|| / ||W source||")
+    weights.set_ylabel("||W - W source|| / ||W source||")
     if layers["weight_distance"].notna().any():
         weights.plot(layers["layer"], layers["weight_distance"], color="#444444")
         weights.set_ylim(bottom=0)
