@@ -16,7 +16,6 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedModel
-from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 
 from interp.errors import CrosstaskError
 
@@ -111,9 +110,19 @@ class Family:
         return projection.in_features
 
     def projection_weight(self, projection: nn.Module) -> Tensor:
-        """The projection's weight as ``[D, heads * D_head]``, quantised or put off by accelerate as it may be."""
+        """The projection's weight as ``[D, heads * D_head]``, quantised or put off by accelerate as it may be.
+
+        Quantised weights are laid out for the device that computes with them, so they are read from what the projection
+        makes of unit vectors.
+        """
         with align_module_device(projection):
-            return dequantize_bnb_weight(projection.weight, projection)
+            weight = projection.weight
+            assert isinstance(weight, Tensor)
+            if weight.is_floating_point():
+                return weight
+            dtype = getattr(projection, "compute_dtype", None) or torch.float16  # 8 bits compute in float16
+            rows = projection(torch.eye(self.projection_width(projection), dtype=dtype, device=weight.device))
+            return (rows if projection.bias is None else rows - projection.bias.to(rows)).T
 
     def packs(self, module: PreTrainedModel, n_tokens: int) -> bool:
         """Whether packed rows (a 4-D mask over shared positions) are exact for sequences of this many tokens.
