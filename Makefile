@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test lint bench notebooks clean
+.PHONY: help demo test lint docs bench notebooks clean
 
 help:
 	@echo "make demo       cross-modal patching with the bundled pair of models: about 5 minutes on two cores"
 	@echo "make test       the test suite: about 4 minutes on two cores"
 	@echo "make lint       ruff and mypy"
+	@echo "make docs       write the tables of docs/ again, from the registry, the test battery and counted sweeps"
 	@echo "make bench      speed of the layer sweep against separate forward passes"
 	@echo "make notebooks  run every notebook in probes/notebooks"
 	@echo "make clean      remove .venv and caches; results and run folders stay"
@@ -28,6 +29,10 @@ test: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: $(STAMP)
+	$(BIN)/python -m experiments.model_table
+	$(BIN)/python -m experiments.scaling
 
 bench: $(STAMP)
 	$(BIN)/python -m experiments.bench_sweep

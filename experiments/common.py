@@ -3,21 +3,28 @@
 Exit codes: 0 done; 2 bad input, said in one sentence on stderr; 130 interrupted.
 """
 
+import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeAlias, TypeVar
 
 import tyro
 
 from interp.errors import CrosstaskError
+from interp.models.options import LoadOptions
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+    from rich.console import Console
 
     from interp.models.base import Model
+
+Loading: TypeAlias = Annotated[LoadOptions, tyro.conf.arg(name="")]
+"""The type of a command line's field for how models are loaded: --device, --dtype, --quantize and so on."""
 
 Arguments = TypeVar("Arguments")
 
@@ -41,26 +48,52 @@ def run(
         parsed = tyro.cli(arguments, args=argv, prog=f"python -m {module}")
     except SystemExit as stop:  # --help is 0, an unparsable command line is 2
         return int(stop.code or 0)
+    except CrosstaskError as error:  # options that contradict each other
+        return _refused(error)
     quieten()
     try:
         main(parsed)
     except CrosstaskError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _refused(error)
     except KeyboardInterrupt:
         print("\nInterrupted. What is finished is kept: run the same command again to continue.", file=sys.stderr)
         return 130
     return 0
 
 
-def model_loader(*, dtype: str, device: str) -> "Callable[[str], Model]":
-    """A function that loads each model once, when it is first asked for, without the libraries' progress bars."""
-    from transformers.utils import logging
+def _refused(error: CrosstaskError) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+
+
+def model_loader(options: LoadOptions, *, main: str) -> "Callable[[str], Model]":
+    """A function that loads each model once, when it is first asked for, without the libraries' progress bars.
+
+    All are loaded with the same options, but the revision is that of the main model.
+    """
+    from transformers.utils import logging as transformers_logging
 
     from interp.models.base import load_model
 
-    logging.disable_progress_bar()
-    return cache(lambda name: load_model(name, dtype=dtype, device=device))
+    transformers_logging.disable_progress_bar()
+    given = vars(options)
+    return cache(lambda name: load_model(name, **given if name == main else given | {"revision": None}))
+
+
+@contextmanager
+def remarks_on(console: "Console") -> Iterator[None]:
+    """Shows on the terminal what the instrument logs meanwhile: the memory plan of each model, and warnings."""
+    handler = logging.Handler()
+    handler.emit = lambda record: console.print(record.getMessage(), markup=False, highlight=False)  # type: ignore[method-assign]
+    logger = logging.getLogger("interp")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def markdown(table: "DataFrame") -> str:

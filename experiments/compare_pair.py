@@ -1,6 +1,6 @@
 """Check whether one model's task vectors may be patched into another: weights, delimiter, cosines with baselines."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -49,10 +49,7 @@ class Arguments:
         tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(default: runs/compare_pair/<source>--<target>)"),
     ] = None
     """Folder of the run."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps, or split (layers over all GPUs)."""
-    dtype: str = "float32"
-    """float32, bfloat16, float16 or float64."""
+    loading: common.Loading = field(default_factory=common.LoadOptions)
 
 
 def main(arguments: Arguments) -> None:
@@ -70,14 +67,14 @@ def main(arguments: Arguments) -> None:
 
     console = Console(soft_wrap=True)
     given = vars(arguments).copy()
-    out, device = given.pop("out"), given.pop("device")
+    out = given.pop("out")
     source = arguments.source or base_of(arguments.target)
     if source is None:
         raise CrosstaskError(f"no base LLM of {arguments.target!r} is known; name one with --source.")
     tasks = [load_task(name) for name in arguments.tasks or task_names()]
     settings = PairSettings(**given | {"source": source, "tasks": tuple(task.name for task in tasks)})
     console.print(f"Loading {settings.source} and {settings.target} ...")
-    models = common.model_loader(dtype=settings.dtype, device=device)
+    models = common.model_loader(settings.loading, main=settings.target)
     read, target = models(settings.source), models(settings.target)
     report = check_pair(read, target, template=Template.parse(settings.template), layer_map=settings.layer_map)
     folder = out or Path("runs") / "compare_pair" / f"{slug(settings.source)}--{slug(settings.target)}"

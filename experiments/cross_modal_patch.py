@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -72,7 +72,8 @@ class Arguments:
     ] = None
     """Layers tried on the selection split, counted from 0."""
     template: str = r"Q: {x}\nA: {y}\n\n"
-    r"""How an example is written: {x} is the input, {y} the output, \n a new line. A query ends where {y} begins."""
+    r"""How an example is written: {x} is the input, {y} the output, \n a new line. A query ends where {y} begins.
+    chat: before it, or chat alone, puts the model's chat template around the prompt."""
     selection_items: Annotated[int | None, _arg("INT", "6; with --full all")] = None
     """Most items of a task that choose the layer."""
     test_items: Annotated[int | None, _arg("INT", "8; with --full all")] = None
@@ -87,10 +88,7 @@ class Arguments:
     """Folder of the run. The same command continues a killed run."""
     backend: Annotated[str, tyro.conf.arg(metavar="{hooks,nnsight,transformer_lens}")] = "hooks"
     """What captures and patches: our hooks, or another tool, which checks them and takes longer."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps, split (layers over all GPUs), or remote (NDIF, with --backend nnsight)."""
-    dtype: str = "float32"
-    """float32, bfloat16, float16 or float64."""
+    loading: common.Loading = field(default_factory=common.LoadOptions)
 
     def settings(self) -> "Settings":
         """The protocol's settings, with the defaults of a quick or a full run filled in."""
@@ -112,8 +110,7 @@ class Arguments:
             max_new_tokens=self.max_new_tokens,
             on_error=self.on_error,
             backend=self.backend,
-            device=self.device,
-            dtype=self.dtype,
+            loading=self.loading,
             **{name: preset[name] if value is None else value for name, value in given.items()},
         )
 
@@ -132,14 +129,17 @@ def main(arguments: Arguments) -> None:
     from interp.runs import Run
 
     backend = backend_for(settings.backend)
-    models = common.model_loader(dtype=settings.dtype, device=settings.device)
+    models = common.model_loader(settings.loading, main=settings.model)
     plan = make_plan(settings, models(settings.model))
     remarks = check_sources(plan.settings, models)
     for line in plan.skipped:
         console.print(f"Skipped: {line}", markup=False)
     folder = arguments.out or _default_folder(arguments)
     fingerprints = {name: models(name).fingerprint for name in (settings.model, *plan.settings.source_models)}
-    with Run.open(folder, plan.config(), seeds=settings.seeds, models=fingerprints) as run:
+    with (
+        common.remarks_on(console),
+        Run.open(folder, plan.config(), seeds=settings.seeds, models=fingerprints) as run,
+    ):
         _perform(plan, Work(plan, run, models, backend), models, console)
         _write(plan, run, console, lead=[*plan.describe().split("\n"), *remarks])
         shutil.rmtree(run.folder / "contexts", ignore_errors=True)  # only a run that goes on needs them
@@ -147,8 +147,11 @@ def main(arguments: Arguments) -> None:
 
 def _default_folder(arguments: Arguments) -> Path:
     """runs/cross_modal_patch/<model>[-full][-<what the other options hash to>]; the same command, the same folder."""
-    plain = Arguments(model=arguments.model, full=arguments.full)
-    options = {name: str(value) for name, value in vars(arguments).items() if value != getattr(plain, name)}
+    given, plain = (
+        {**vars(chosen), **vars(chosen.loading), "loading": None}
+        for chosen in (arguments, Arguments(model=arguments.model, full=arguments.full))
+    )
+    options = {name: str(value) for name, value in given.items() if value != plain[name]}
     digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:6]
     name = "--".join(Path(arguments.model).parts[-2:]).strip("/-")
     parts = (name, *(["full"] if arguments.full else []), *([digest] if options else []))

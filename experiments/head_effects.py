@@ -1,6 +1,6 @@
 """Find the attention heads that carry a task, and add their sum to bare queries (Todd et al. 2024)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -49,10 +49,7 @@ class Arguments:
         Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(default: runs/head_effects/<model>)")
     ] = None
     """Folder of the run. The same command continues a killed run."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps, or split (layers over all GPUs)."""
-    dtype: str = "float32"
-    """float32, bfloat16, float16 or float64."""
+    loading: common.Loading = field(default_factory=common.LoadOptions)
 
 
 def main(arguments: Arguments) -> None:
@@ -67,13 +64,17 @@ def main(arguments: Arguments) -> None:
 
     console = Console(soft_wrap=True)
     given = vars(arguments).copy()
-    out, device = given.pop("out"), given.pop("device")
+    out = given.pop("out")
     tasks = [load_task(name) for name in arguments.tasks or task_names()]
     settings = HeadSettings(**given | {"tasks": tuple(task.name for task in tasks)})
     console.print(f"Loading {settings.model} ...")
-    model = common.model_loader(dtype=settings.dtype, device=device)(settings.model)
+    model = common.model_loader(settings.loading, main=settings.model)(settings.model)
     folder = out or Path("runs") / "head_effects" / "--".join(Path(settings.model).parts[-2:]).strip("/-")
-    with Run.open(folder, settings.config(), seeds=(settings.seed,), models={model.name: model.fingerprint}) as run:
+    models = {model.name: model.fingerprint}
+    with (
+        common.remarks_on(console),
+        Run.open(folder, settings.config(), seeds=(settings.seed,), models=models) as run,
+    ):
         work = HeadWork(settings, tasks, model, run)
         for key in track(work.units(), description="heads", console=console, transient=True):
             work.perform(key)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,8 +34,7 @@ class Arguments:
     """The model whose sweeps are counted; it takes images."""
     document: Path = DOCUMENT
     """The document whose tables are replaced."""
-    device: str = "auto"
-    """auto, cpu, cuda, ..."""
+    loading: common.Loading = field(default_factory=common.LoadOptions)
 
 
 def main(arguments: Arguments) -> None:
@@ -44,7 +43,7 @@ def main(arguments: Arguments) -> None:
 
     if not arguments.document.is_file():
         raise CrosstaskError(f"{str(arguments.document)!r} is no file; --document names the text to write tables into.")
-    model = common.model_loader(dtype="float32", device=arguments.device)(arguments.model)
+    model = common.model_loader(arguments.loading, main=arguments.model)(arguments.model)
     text = arguments.document.read_text(encoding="utf-8")
     for name, table in {"counts": count_table(model), "predictions": prediction_table()}.items():
         text = common.replace_table(text, name, common.markdown(table))

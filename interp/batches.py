@@ -1,4 +1,4 @@
-"""Prompts side by side: left padding, chunks of like lengths, and how much fits into memory."""
+"""Prompts side by side: left padding, and chunks of like lengths."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ from torch.nn import functional
 
 from interp.models.base import Model
 from interp.prompts import Prompt
-
-CPU_TOKENS = 2048
-"""Tokens of a forward pass on a CPU: its cores are busy well below that, and memory stays small."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,19 +81,3 @@ def chunks(prompts: Sequence[Prompt], budget: int, *, keep_order: bool = False) 
         group.append(index)
     if group:
         yield group
-
-
-def token_budget(model: Model) -> int:
-    """How many tokens one forward pass with a cache may take, from the memory that is free now.
-
-    A token costs its keys and values in every layer, and a few dozen activations of the widest layer once.
-    """
-    if model.device.type != "cuda":
-        return CPU_TOKENS
-    config = model.module.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head = getattr(config, "head_dim", None) or model.width // config.num_attention_heads
-    cache = 2 * model.n_layers * heads * head
-    activations = 16 * model.width + 4 * (getattr(config, "intermediate_size", None) or 4 * model.width)
-    free, _ = torch.cuda.mem_get_info(model.device)
-    return max(CPU_TOKENS, min(131072, int(0.4 * free) // ((cache + activations) * model.dtype.itemsize)))

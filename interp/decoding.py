@@ -130,7 +130,7 @@ def decode(
         if not going:
             return
         if 2 * len(going) <= len(held) and model.family.caches(model.module):
-            kept = torch.tensor(going, device=tokens.device)
+            kept = torch.tensor(going)  # on the CPU, since the blocks' caches may lie on several devices
             cache.batch_select_indices(kept)
             tokens, mask, position, held = tokens[kept], mask[kept], position[kept], [held[i] for i in going]
         position = position + 1

@@ -20,9 +20,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from interp.batches import chunks, collate, token_budget
+from interp.batches import chunks, collate
 from interp.errors import CrosstaskError
 from interp.hooks import capture
+from interp.memory import memory_plan, within_memory
 from interp.models.base import Model
 from interp.patching import RowPatch, sweep_logits
 from interp.prompts import Prompt
@@ -31,6 +32,7 @@ Head = tuple[int, int]
 """Layer and head."""
 
 
+@within_memory
 def extract_heads(model: Model, prompts: Sequence[Prompt], *, budget: int | None = None) -> Float[Tensor, "P L H E"]:
     """Every head's state at each prompt's last delimiter, before the output projection.
 
@@ -44,7 +46,7 @@ def extract_heads(model: Model, prompts: Sequence[Prompt], *, budget: int | None
     """
     dtype = torch.promote_types(model.dtype, torch.float32)
     states = torch.empty(len(prompts), model.n_layers, model.n_heads, model.head_width, dtype=dtype)
-    for group in chunks(prompts, budget or token_budget(model)):
+    for group in chunks(prompts, budget or memory_plan(model).tokens):
         batch = collate(model, [prompts[i] for i in group])
         with capture(model.projections, batch.positions, site="input") as captured:
             model.forward(batch.inputs, use_cache=False)

@@ -20,10 +20,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.batches import chunks, collate, token_budget
+from interp.batches import chunks, collate
 from interp.decoding import Answers, Generation, decode, new_cache
 from interp.errors import CrosstaskError
 from interp.hooks import Mode
+from interp.memory import memory_plan, within_memory
 from interp.models.base import Model
 from interp.prefix import CopiedRows, Manner, PackedRows, Prefix, RowPatch, patched
 from interp.prompts import Prompt
@@ -33,12 +34,9 @@ __all__ = ["Generation", "RowPatch", "choose_engine", "generate", "sweep", "swee
 logger = logging.getLogger(__name__)
 
 Engine: TypeAlias = Literal["auto", "packed", "copied", "plain"]
-PACKED_ROWS = 512
-"""Packed rows of one forward pass: enough to keep a CPU busy; beyond it masked-out pairs of rows begin to cost."""
-LOGIT_BYTES = 2**29
-"""Memory for the logits of packed rows, which are all computed."""
 
 
+@within_memory
 def generate(
     model: Model,
     prompts: Sequence[Prompt],
@@ -77,11 +75,12 @@ def generate(
     check_patches(model, patches)
     manner = Manner(mode, scale, allow_noop)
     answers = Answers(model, len(prompts), max_new_tokens=max_new_tokens, stop=stop)
-    for run, group in _prompt_runs(model, prompts, budget or token_budget(model), max_new_tokens):
+    for run, group in _prompt_runs(model, prompts, budget or memory_plan(model).tokens, max_new_tokens):
         run.decode(answers, run.start([patches[i] for i in group], manner))
     return answers.results()
 
 
+@within_memory
 def sweep(
     model: Model,
     prompts: Sequence[Prompt],
@@ -137,6 +136,7 @@ def sweep(
     return [results[start:end] for start, end in pairwise(first)]
 
 
+@within_memory
 def sweep_logits(
     model: Model,
     prompts: Sequence[Prompt],
@@ -259,7 +259,8 @@ def _runs(
     first = list(accumulate(map(len, rows), initial=0))
     longest = max((prompt.n_tokens for prompt in prompts), default=0) + max_new_tokens
     chosen = choose_engine(model, engine, longest)
-    tokens, room = budget or token_budget(model), max_rows or _packed_rows(model)
+    plan = memory_plan(model)
+    tokens, room = budget or plan.tokens, max_rows or plan.rows
     busy = [q for q, patches in enumerate(rows) if patches]
     for group in chunks([prompts[q] for q in busy], tokens):
         together = max(1, room // max(len(rows[busy[i]]) for i in group))
@@ -275,11 +276,6 @@ def _runs(
                     yield _PlainRows(model, [here[i] for i, _ in part], members), members
                 else:
                     yield (PackedRows if chosen == "packed" else CopiedRows)(prefix, part), members
-
-
-def _packed_rows(model: Model) -> int:
-    vocabulary = model.module.config.get_text_config().vocab_size
-    return max(1, min(PACKED_ROWS, LOGIT_BYTES // (vocabulary * model.dtype.itemsize)))
 
 
 def row_patches(

@@ -6,6 +6,9 @@ and the string is tokenised once. The tokenizer's character offsets then say whi
 *expanded* sequence. Nothing is found by counting colons or searching token ids, so colons in the data, adjacent images
 and padding change nothing.
 
+A template may ask for the model's chat template around all this: the instruction, the examples and the query's input
+are then the user's message, and the query's output prefix, with the delimiter at its end, begins the model's answer.
+
 The end-delimiter is where the task is read and patched (Luo et al. 2025, section 3; Hendel et al. 2023): with
 ``Q:{x}\\nA:{y}\\n\\n`` the colon of ``A:``, right before an answer. It must be exactly one token, or rendering fails.
 """
@@ -29,9 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Content", "Example", "Image", "Prompt", "Role", "Segment", "Specification", "Template", "render"]
 
-Role: TypeAlias = Literal["bos", "instruction", "input", "output", "frame"]
-
-
+Role: TypeAlias = Literal["bos", "turn", "instruction", "input", "output", "frame"]
 Content: TypeAlias = str | Image
 
 
@@ -53,12 +54,14 @@ class Template:
         output_lead: white space between delimiter and output, e.g. the space of ``A: {y}``. It belongs to the answer
             (tokenizers join it to the word), so that a query ends in the delimiter itself.
         separator: between two examples.
+        turns: ``chat`` puts the model's own chat template around the prompt, ``plain`` nothing.
     """
 
     input_prefix: str = "Q:"
     output_prefix: str = "\nA:"
     output_lead: str = ""
     separator: str = "\n\n"
+    turns: Literal["plain", "chat"] = "plain"
 
     def __post_init__(self) -> None:
         if self.output_prefix != self.output_prefix.rstrip() or not self.output_prefix:
@@ -71,21 +74,28 @@ class Template:
     def parse(cls, text: str) -> Template:
         """A template from a string such as ``Q:{x}\\nA:{y}\\n\\n``; a written-out ``\\n`` is a newline.
 
+        ``chat:`` before it asks for the model's chat template, and ``chat`` alone is ``chat:Q: {x}\\nA: {y}\\n\\n``.
+
         Raises:
             CrosstaskError: unless ``{x}`` and ``{y}`` occur once each, in this order, with a delimiter in between.
         """
         plain = text.replace("\\n", "\n").replace("\\t", "\t")
+        turns: Literal["plain", "chat"] = "chat" if plain == "chat" or plain.startswith("chat:") else "plain"
+        if turns == "chat":
+            plain = plain.removeprefix("chat").removeprefix(":") or "Q: {x}\nA: {y}\n\n"
         match = re.fullmatch(r"(.*?)\{x\}(.*?)(\s*)\{y\}(.*)", plain, flags=re.DOTALL)
         if match is None or plain.count("{x}") != 1 or plain.count("{y}") != 1:
             raise CrosstaskError(
                 f"template {text!r} must hold {{x}} once and then {{y}} once, as in 'Q:{{x}}\\nA:{{y}}\\n\\n'"
             )
-        return cls(*match.groups())
+        before, between, lead, after = match.groups()
+        return cls(before, between, lead, after, turns)
 
     @property
     def text(self) -> str:
         """The template as :meth:`parse` reads it."""
-        return f"{self.input_prefix}{{x}}{self.output_prefix}{self.output_lead}{{y}}{self.separator}"
+        frame = f"{self.input_prefix}{{x}}{self.output_prefix}{self.output_lead}{{y}}{self.separator}"
+        return f"chat:{frame}" if self.turns == "chat" else frame
 
     @property
     def delimiter(self) -> str:
@@ -120,7 +130,7 @@ class Segment:
     """A piece of a prompt and its tokens.
 
     Attributes:
-        role: what the piece is; ``frame`` is the template's own text.
+        role: what the piece is; ``frame`` is the template's own text, ``turn`` the chat template's.
         content: the text or image.
         example: index of the example, or None for the query, the instruction and BOS.
         start: first token in the expanded sequence.
@@ -148,7 +158,7 @@ class Prompt:
         images: what the processor returned for each image, in reading order.
         token_inputs: what the module takes for each token besides its id, ``[.., T]``: ``position_ids`` at least.
         delimiters: token index of each example's delimiter and, last, the query's.
-        text: the prompt as tokenised, images as their placeholders, without BOS.
+        text: the prompt as tokenised, images as their placeholders, without the BOS at its start.
     """
 
     segments: tuple[Segment, ...]
@@ -175,7 +185,12 @@ class Prompt:
     @property
     def stem(self) -> int:
         """How many tokens come before the query: those that all queries of one specification begin with."""
-        before = [s.stop for s in self.segments if s.example is not None or s.role in ("bos", "instruction")]
+        opening = ("bos", "turn")
+        before = [
+            s.stop
+            for s in self.segments
+            if s.example is not None or s.role == "instruction" or (s.role in opening and s.start == 0)
+        ]
         return min(max(before, default=0), self.n_tokens - 1)
 
     def images_in(self, tokens: slice) -> list[dict[str, Tensor]]:
@@ -195,7 +210,8 @@ def render(
     """Build the prompt of a specification and a query.
 
     ``[BOS] [instruction, separator] [examples] query``, ending right after the query's delimiter. An instruction alone
-    (``query=None``) is a prompt too: the source of an instruction vector, which ends in the delimiter itself.
+    (``query=None``) is a prompt too: the source of an instruction vector, which ends in the delimiter itself. In a chat
+    the model's own template stands for BOS, and between the query's input and its output prefix the turn changes.
 
     Args:
         model: its tokenizer, processor and family decide on tokens and images.
@@ -208,12 +224,12 @@ def render(
 
     Raises:
         CrosstaskError: if a delimiter is not one token, a text holds a special token or an image placeholder, the
-            model takes no images but one is given, an image cannot be read, a text is empty, or the prompt is longer
-            than the model's positions.
+            model takes no images but one is given, an image cannot be read, a text is empty, the prompt is longer than
+            the model's positions, or a chat is asked of a model without a chat template.
     """
     template = template or Template()
     layout = _lay_out(model, specification, query, template)
-    bos = list(model.bos_ids or ())
+    bos = [] if layout.begins_itself else list(model.bos_ids or ())
     encoding = model.tokenizer(layout.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     tokens = _Tokens(model, layout.text, encoding.input_ids, encoding.offset_mapping)
     _refuse_special_tokens(model, layout, tokens)
@@ -255,6 +271,10 @@ class _Layout:
     pieces: list[_Piece] = field(default_factory=list)
     images: list[dict[str, Tensor]] = field(default_factory=list)
     delimiters: list[tuple[int, int, str]] = field(default_factory=list)
+    n_images: int = 0
+    """How many images the prompt will have."""
+    begins_itself: bool = False
+    """The text holds the beginning of sequence, so it is not put before it."""
 
     def add(self, role: Role, content: Content, text: str, example: int | None = None) -> None:
         if text:
@@ -266,7 +286,12 @@ class _Layout:
 
 
 def _lay_out(model: Model, specification: Specification, query: Content | None, template: Template) -> _Layout:
-    layout = _Layout()
+    inputs = [*(example.input for example in specification.examples), query]
+    n_images = sum(isinstance(content, Image) for content in inputs)
+    chat = template.turns == "chat"
+    layout = _Layout(n_images=n_images, begins_itself=chat or bool(n_images and model.family.bos_after_images))
+    if chat:
+        layout.add("turn", model.chat_frame[0], model.chat_frame[0])
     if specification.instruction is not None:
         instruction = _visible(specification.instruction, "the instruction")
         layout.add("instruction", instruction, instruction)
@@ -302,13 +327,19 @@ def _add_question(model: Model, layout: _Layout, content: Content, template: Tem
                 f"model {model.name!r} takes one image a prompt, but {owner} brings another, {content}"
             )
         output_prefix = model.family.after_image(output_prefix)
-        inputs = model.image_inputs(content)
+        inputs = model.image_inputs(content, among=layout.n_images)
         layout.add("frame", template.input_prefix, template.input_prefix, example)
         layout.add("input", content, inputs.text, example)
         layout.images.append(inputs.features)
+        if model.family.bos_after_images and len(layout.images) == layout.n_images and template.turns == "plain":
+            layout.add("bos", model.bos_text, model.bos_text, example)
     else:
         layout.add("frame", prefix, prefix, example)
         layout.add("input", content, lead + _visible(content, f"the input of {owner}"), example)
+    if example is None and template.turns == "chat":
+        turn, output_prefix = model.chat_frame[1], output_prefix.lstrip()
+        turn += "" if turn[-1:].isspace() else " "  # or the first word would be joined to the template's last
+        layout.add("turn", turn, turn)
     layout.add("frame", output_prefix, output_prefix, example)
     layout.end_in_delimiter(template.delimiter, owner)
 
@@ -354,7 +385,7 @@ def _refuse_special_tokens(model: Model, layout: _Layout, tokens: _Tokens) -> No
         if token not in special or special[token] not in tokens.text[start:stop]:
             continue  # an unknown character may get a special id too, without being written as one
         piece = layout.pieces[bisect_left(starts, start + 1) - 1]
-        if not isinstance(piece.content, Image):
+        if not isinstance(piece.content, Image) and piece.role not in ("bos", "turn"):
             kind = "an image placeholder" if special[token] == model.family.image_placeholder else "a special token"
             raise CrosstaskError(
                 f"the text {piece.content!r} holds {special[token]!r}, which model {model.name!r} reads as {kind}; "

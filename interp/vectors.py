@@ -20,10 +20,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from interp.batches import chunks, collate, token_budget
+from interp.batches import chunks, collate
 from interp.errors import CrosstaskError
 from interp.files import atomic_file
 from interp.hooks import capture
+from interp.memory import memory_plan, within_memory
 from interp.models.base import Model
 from interp.prompts import Prompt
 
@@ -149,6 +150,7 @@ class TaskVectors:
         return remarks
 
 
+@within_memory
 def extract(model: Model, prompts: Sequence[Prompt], *, budget: int | None = None) -> Float[Tensor, "P L D"]:
     """The states at each prompt's last delimiter after every block, in as few forward passes as fit.
 
@@ -162,7 +164,7 @@ def extract(model: Model, prompts: Sequence[Prompt], *, budget: int | None = Non
     """
     dtype = torch.promote_types(model.dtype, torch.float32)
     states = torch.empty(len(prompts), model.n_layers, model.width, dtype=dtype)
-    for group in chunks(prompts, budget or token_budget(model)):
+    for group in chunks(prompts, budget or memory_plan(model).tokens):
         batch = collate(model, [prompts[i] for i in group])
         with capture(model.blocks, batch.positions) as captured:
             model.forward(batch.inputs, use_cache=False)

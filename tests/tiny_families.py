@@ -304,7 +304,8 @@ def fuyu() -> Model:
 
 
 def paligemma() -> Model:
-    tokenizer = tokenizer_with()
+    tokenizer = tokenizer_with("<bos>")
+    tokenizer.bos_token = "<bos>"
     pixels = t.SiglipImageProcessor(size=SQUARE)
     pixels.image_seq_length = 4
     processor = t.PaliGemmaProcessor(pixels, tokenizer)

@@ -23,10 +23,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from interp.batches import Batch, chunks, collate, token_budget
+from interp.batches import Batch, chunks, collate
 from interp.decoding import Answers, Generation
 from interp.errors import CrosstaskError
 from interp.hooks import Edit, HookError, Mode
+from interp.memory import memory_plan
 from interp.models.base import Model
 from interp.patching import check_patches, row_patches
 from interp.prefix import Manner, RowPatch, edits_of
@@ -119,7 +120,7 @@ class PlainBackend(ABC):
         """As :func:`interp.vectors.extract`."""
         dtype = torch.promote_types(model.dtype, torch.float32)
         states = torch.empty(len(prompts), model.n_layers, model.width, dtype=dtype)
-        for group in chunks(prompts, budget or token_budget(model)):
+        for group in chunks(prompts, budget or memory_plan(model).tokens):
             found = self.read(model, collate(model, [prompts[i] for i in group]))
             states[group] = found.to("cpu", dtype)
         return states
@@ -204,7 +205,7 @@ class PlainBackend(ABC):
     ) -> Iterator[tuple[list[int], Batch, dict[int, Edit]]]:
         """Forward passes that fit: which prompts are in one, its batch, and what is written where."""
         check_patches(model, patches)
-        for group in chunks(prompts, budget or token_budget(model)):
+        for group in chunks(prompts, budget or memory_plan(model).tokens):
             batch = collate(model, [prompts[i] for i in group])
             edits = edits_of([patches[i] for i in group], range(len(group)), batch.positions.tolist(), manner)
             if len(edits) > 1 or any(site == "input" for site, _ in edits):

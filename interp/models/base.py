@@ -13,7 +13,7 @@ import json
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +22,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixi
 from interp.errors import CrosstaskError
 from interp.models.families import Family, ImageInputs, family_for
 from interp.models.loading import load_parts
+from interp.models.options import LoadOptions
 
 if TYPE_CHECKING:
     from interp.images import Image
 
 IMAGE_CACHE_BYTES = 256 * 2**20
 """Preprocessed images are kept up to this size, since a demonstration's picture is shown in many prompts."""
+
+
+CHAT_MARK = "(message)"
+"""Stands for the message while a chat template's frame is looked up."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +56,7 @@ class Model:
     family: Family
     fingerprint: str
     bos_ids: tuple[int, ...] | None = None
-    _images: OrderedDict[str, ImageInputs] = field(default_factory=OrderedDict, repr=False)
+    _images: OrderedDict[tuple[str, int], ImageInputs] = field(default_factory=OrderedDict, repr=False)
 
     def __post_init__(self) -> None:
         if not self.tokenizer.is_fast:
@@ -96,7 +101,7 @@ class Model:
     @cached_property
     def head_width(self) -> int:
         """Width of one head at the input of the output projection; not always D / heads."""
-        return self.family.projection_weight(self.projections[0]).shape[1] // self.n_heads
+        return self.family.projection_width(self.projections[0]) // self.n_heads
 
     @property
     def width(self) -> int:
@@ -106,16 +111,39 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where inputs go; on the CPU they wait to be sent to a model that is held elsewhere."""
-        return torch.device("cpu") if self.is_remote else self.module.device
+        if self.is_remote:
+            return torch.device("cpu")
+        return self.devices[0] if self.is_spread else self.module.device
+
+    @property
+    def devices(self) -> list[torch.device]:
+        """Every device that computes; the first takes the inputs and gives the logits."""
+        if not self.is_spread:
+            return [self.device]
+        places = (place for place in self.module.hf_device_map.values() if place not in ("cpu", "disk"))
+        found = [torch.device(f"cuda:{place}" if isinstance(place, int) else place) for place in places]
+        return list(dict.fromkeys(found)) or [torch.device("cpu")]
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether accelerate holds the weights, on several devices or, in part, off them (then on the meta device)."""
+        return len(set((getattr(self.module, "hf_device_map", None) or {}).values())) > 1
 
     @property
     def is_remote(self) -> bool:
         """Whether the weights are held elsewhere: the module is here in outline, on the meta device."""
-        return self.module.device.type == "meta"
+        return self.module.device.type == "meta" and not self.is_spread
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the parameters are here and hold the weights as they are, neither quantised nor put off."""
+        quantised = getattr(self.module, "is_quantized", False)
+        return not quantised and not any(parameter.is_meta for parameter in self.module.parameters())
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.module.dtype
+        """Of the residual stream; quantised weights are integers, the embeddings are not."""
+        return self.module.get_input_embeddings().weight.dtype
 
     @property
     def takes_images(self) -> bool:
@@ -155,6 +183,24 @@ class Model:
         return special
 
     @cached_property
+    def chat_frame(self) -> tuple[str, str]:
+        """What the model's chat template writes before a user's only message and after it, up to the answer.
+
+        Raises:
+            CrosstaskError: if there is no chat template, or it changes the message.
+        """
+        writer = self.tokenizer if self.processor is None else self.processor
+        if not getattr(writer, "chat_template", None):
+            raise CrosstaskError(f"model {self.name!r} has no chat template; use a template without 'chat:'")
+        content = CHAT_MARK if self.processor is None else [{"type": "text", "text": CHAT_MARK}]
+        turn = [{"role": "user", "content": content}]
+        text = str(writer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False))
+        if text.count(CHAT_MARK) != 1:
+            raise CrosstaskError(f"the chat template of model {self.name!r} changes the message: {text!r}")
+        before, _, after = text.partition(CHAT_MARK)
+        return before, after
+
+    @cached_property
     def pad_id(self) -> int:
         """What fills the left of a short row; it is masked, so any id will do."""
         pad = self.tokenizer.pad_token_id
@@ -164,8 +210,12 @@ class Model:
     def _accepts(self) -> frozenset[str]:
         return frozenset(inspect.signature(self.module.forward).parameters)
 
-    def image_inputs(self, image: Image) -> ImageInputs:
+    def image_inputs(self, image: Image, *, among: int = 1) -> ImageInputs:
         """The processor's output for one image, computed once per image content.
+
+        Args:
+            image: the image.
+            among: how many images its prompt holds.
 
         Raises:
             CrosstaskError: if the model takes no images, or the image cannot be decoded.
@@ -173,13 +223,14 @@ class Model:
         if not self.takes_images:
             raise CrosstaskError(f"model {self.name!r} takes no images, but the prompt holds {image}")
         assert self.processor is not None
-        if image.key not in self._images:
-            self._images[image.key] = self.family.image(self.processor, image.load())
-            size = sum(t.nbytes for t in self._images[image.key].features.values())
+        key = image.key, among if self.family.alone_differs else 1
+        if key not in self._images:
+            self._images[key] = self.family.image(self.processor, image.load(), among=among)
+            size = sum(t.nbytes for t in self._images[key].features.values())
             while len(self._images) > max(1, IMAGE_CACHE_BYTES // max(1, size)):
                 self._images.popitem(last=False)
-        self._images.move_to_end(image.key)
-        return self._images[image.key]
+        self._images.move_to_end(key)
+        return self._images[key]
 
     def reset_state(self) -> None:
         """Forget whatever an earlier run left on the module."""
@@ -212,9 +263,11 @@ class Model:
 def load_model(
     name: str,
     *,
-    dtype: str = "float32",
     device: str = "auto",
-    attn_implementation: str | None = None,
+    device_map: str | None = None,
+    dtype: str = "float32",
+    quantize: Literal["4bit", "8bit"] | None = None,
+    attention: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> Model:
@@ -222,23 +275,20 @@ def load_model(
 
     Args:
         name: ``bundled`` (the VLM), ``bundled-llm`` (its base language model), a local folder, or a hub id.
-        dtype: ``float32``, ``bfloat16``, ``float16`` or ``float64``.
-        device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``split`` (layers over
-            all GPUs, through accelerate), or ``remote`` (no weights: NDIF holds them, and backend nnsight traces it).
-        attn_implementation: passed to transformers, e.g. ``sdpa`` or ``eager``; its own choice by default.
+        device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``remote`` (no weights:
+            NDIF holds them, and backend nnsight traces it).
+        device_map: spread over several devices by accelerate, instead of ``device``: ``auto``, ``balanced``,
+            ``balanced_low_0``, ``sequential``, or module: device as JSON.
+        dtype: ``float32``, ``bfloat16``, ``float16`` or ``float64``; of quantised weights, what they compute in.
+        quantize: ``4bit`` (NF4) or ``8bit`` (LLM.int8), through bitsandbytes.
+        attention: the attention implementation, e.g. ``sdpa`` or ``eager``; transformers' own choice by default.
         revision: branch, tag or commit of a hub id.
         trust_remote_code: run model code that comes with the weights; off unless asked for.
 
     Raises:
         CrosstaskError: for unknown names (the nearest known ones are offered), unsupported architectures, missing
-            weights, and unknown dtypes or devices.
+            weights, options that are unknown, contradict each other or cannot be met, and missing packages.
     """
-    module, tokenizer, processor, fingerprint = load_parts(
-        name,
-        dtype=dtype,
-        device=device,
-        attn_implementation=attn_implementation,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-    )
+    options = LoadOptions(device, device_map, dtype, quantize, attention, revision, trust_remote_code)
+    module, tokenizer, processor, fingerprint = load_parts(name, options)
     return Model(name, module, tokenizer, processor, family_for(module.config), fingerprint)

@@ -22,8 +22,8 @@ class Comparison:
         same_tokenizer: the base vocabularies agree (added tokens such as ``<image>`` aside).
         same_width: the residual streams have the same width.
         same_depth: the models have the same number of blocks.
-        block_distances: relative weight distance of each block, [L]; empty when depth or width differ, or when the
-            weights of either are held elsewhere.
+        block_distances: relative weight distance of each block, [L]; empty when depth or width differ, or when
+            either model does not hold its weights as they are (they are elsewhere, put off, or quantised).
     """
 
     same_tokenizer: bool
@@ -40,7 +40,7 @@ class Comparison:
 def compare(source: Model, target: Model) -> Comparison:
     """Compare the tokenizers and the decoder weights of two models."""
     alike = source.width == target.width and source.n_layers == target.n_layers
-    comparable = alike and not source.is_remote and not target.is_remote
+    comparable = alike and source.is_whole and target.is_whole
     return Comparison(
         same_tokenizer=source.base_vocabulary == target.base_vocabulary,
         same_width=source.width == target.width,

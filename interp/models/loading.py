@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,102 +18,144 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     ProcessorMixin,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-from transformers.utils import cached_file
+from transformers.utils import BITSANDBYTES_MIN_VERSION, cached_file, is_bitsandbytes_available
 
 from interp.errors import CrosstaskError
 from interp.files import sha256_of
 from interp.models.families import family_for, suggestions
+from interp.models.options import LoadOptions
 
 BUNDLED = ("bundled", "bundled-llm")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 
 Parts: TypeAlias = tuple[PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin | None, str]
 
 
-def load_parts(
-    name: str,
-    *,
-    dtype: str,
-    device: str,
-    attn_implementation: str | None,
-    revision: str | None,
-    trust_remote_code: bool,
-) -> Parts:
+def load_parts(name: str, options: LoadOptions) -> Parts:
     """Module (eval, on its device), tokenizer, processor or None, and the weights' fingerprint.
 
     Raises:
         CrosstaskError: see :func:`interp.models.base.load_model`.
     """
-    if dtype not in DTYPES:
-        raise CrosstaskError(f"unknown dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
-    if device == "remote":
-        return _without_weights(name, dtype, attn_implementation, revision, trust_remote_code)
-    place = _device(device)
+    if options.device == "remote":
+        return _without_weights(name, options)
+    place, dtype = _device(options.device), getattr(torch, options.dtype)
     if name in BUNDLED:
+        _refuse_for_bundled(name, options)
         module, tokenizer, processor, fingerprint = _bundled(name)
-        if attn_implementation is not None:
-            module.set_attn_implementation(attn_implementation)
-        return module.to(place, DTYPES[dtype]).eval(), tokenizer, processor, fingerprint
-    hub = {"revision": revision, "trust_remote_code": trust_remote_code}
+        if options.attention is not None:
+            module.set_attn_implementation(options.attention)
+        return module.to(place, dtype).eval(), tokenizer, processor, fingerprint
+    hub = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
     config = _config(name, hub)
     family_for(config)  # an unsupported architecture is refused before its weights are read
     takes_images = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-    try:
+    quantization = _quantization(name, config, options)
+    placed = options.places()
+    if placed is None and quantization is not None:
+        placed = {"": str(place)}  # quantised as it is read, and not moved any more
+    with _one_sentence(name):
+        tokenizer, processor = _tokenizer(name, takes_images, hub)
         module, report = (AutoModelForImageTextToText if takes_images else AutoModelForCausalLM).from_pretrained(
             name,
             config=config,
-            dtype=DTYPES[dtype],
-            attn_implementation=attn_implementation,
+            dtype=dtype,
+            attn_implementation=options.attention,
             use_safetensors=True,
-            device_map="auto" if device == "split" else None,
+            device_map=placed,
             output_loading_info=True,
+            **({} if quantization is None else {"quantization_config": quantization}),
             **hub,
         )
-        processor = AutoProcessor.from_pretrained(name, **hub) if takes_images else None
-        tokenizer = processor.tokenizer if processor is not None else AutoTokenizer.from_pretrained(name, **hub)
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
-        raise CrosstaskError(f"model {name!r} could not be loaded: {_first_line(error)}") from error
     if missing := sorted(report["missing_keys"]):  # transformers would fill them with random numbers
         raise CrosstaskError(
             f"the weights of {name!r} lack {len(missing)} of the tensors that {type(module).__name__} needs, "
             f"such as {missing[0]}"
         )
-    module = module if device == "split" else module.to(place)
-    return module.eval(), tokenizer, processor, _fingerprint(name, module, revision)
+    if options.quantize is not None and not getattr(module, f"is_loaded_in_{options.quantize}", False):
+        raise CrosstaskError(f"model {name!r} was not quantised to {options.quantize}, as was asked")
+    module = module if placed is not None else module.to(place)
+    return module.eval(), tokenizer, processor, _as_held(_fingerprint(name, module, options.revision), options)
 
 
-def _without_weights(
-    name: str, dtype: str, attn_implementation: str | None, revision: str | None, trust_remote_code: bool
-) -> Parts:
+def _refuse_for_bundled(name: str, options: LoadOptions) -> None:
+    """The bundled pair has one form; what asks for another is not passed over."""
+    for option in ("quantize", "device_map", "revision"):
+        if (given := getattr(options, option)) is not None:
+            raise CrosstaskError(
+                f"model {name!r} comes with the package, small and in one version, so --{option.replace('_', '-')} "
+                f"{given} is not for it"
+            )
+
+
+def _quantization(name: str, config: PretrainedConfig, options: LoadOptions) -> BitsAndBytesConfig | None:
+    """What bitsandbytes is to do, or None.
+
+    Raises:
+        CrosstaskError: if bitsandbytes is missing, or the weights are quantised already.
+    """
+    if options.quantize is None:
+        return None
+    if (held := getattr(config, "quantization_config", None)) is not None:
+        method = held.get("quant_method") if isinstance(held, dict) else getattr(held, "quant_method", None)
+        raise CrosstaskError(f"the weights of {name!r} are quantised already ({method}); leave out --quantize")
+    if not is_bitsandbytes_available():
+        raise CrosstaskError(
+            f"--quantize {options.quantize} needs bitsandbytes {BITSANDBYTES_MIN_VERSION} or newer, which is not "
+            "installed; pip install 'crosstask[quantize]'"
+        )
+    if options.quantize == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, options.dtype)
+    )
+
+
+def _tokenizer(
+    name: str, takes_images: bool, hub: dict[str, Any]
+) -> tuple[PreTrainedTokenizerFast, ProcessorMixin | None]:
+    """Read before the weights, since what they lack is said sooner."""
+    processor = AutoProcessor.from_pretrained(name, **hub) if takes_images else None
+    tokenizer = processor.tokenizer if processor is not None else AutoTokenizer.from_pretrained(name, **hub)
+    return tokenizer, processor
+
+
+@contextmanager
+def _one_sentence(name: str) -> Iterator[None]:
+    """Whatever the libraries raise while they read a model, as a CrosstaskError."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        raise CrosstaskError(f"model {name!r} could not be loaded: {_first_line(error)}") from error
+
+
+def _without_weights(name: str, options: LoadOptions) -> Parts:
     """Everything but the weights, for a model that a server holds: they stay on the meta device.
 
     The fingerprint is over the name and the commit of its files, since nobody here has seen the weights.
     """
-    if name in BUNDLED or trust_remote_code:
+    if name in BUNDLED or options.trust_remote_code:
         what = f"model {name!r}" if name in BUNDLED else "a model that brings its own code"
         raise CrosstaskError(f"{what} is not held by NDIF; device 'remote' is for models of the hub")
-    hub = {"revision": revision, "trust_remote_code": False}
+    hub = {"revision": options.revision, "trust_remote_code": False}
     config = _config(name, hub)
     family_for(config)
     takes_images = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-    try:
+    with _one_sentence(name):
+        tokenizer, processor = _tokenizer(name, takes_images, hub)
         with torch.device("meta"):
             module = (AutoModelForImageTextToText if takes_images else AutoModelForCausalLM).from_config(
-                config, dtype=DTYPES[dtype], attn_implementation=attn_implementation
+                config, dtype=getattr(torch, options.dtype), attn_implementation=options.attention
             )
-        processor = AutoProcessor.from_pretrained(name, **hub) if takes_images else None
-        tokenizer = processor.tokenizer if processor is not None else AutoTokenizer.from_pretrained(name, **hub)
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise CrosstaskError(f"model {name!r} could not be loaded: {_first_line(error)}") from error
-    module.remote_revision = revision
-    commit = getattr(config, "_commit_hash", None) or revision or "main"
+    module.remote_revision = options.revision
+    commit = getattr(config, "_commit_hash", None) or options.revision or "main"
     return module.eval(), tokenizer, processor, hashlib.sha256(f"remote {name} {commit}".encode()).hexdigest()
 
 
@@ -131,8 +175,6 @@ def _bundled(name: str) -> Parts:
 def _device(device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "split":
-        return torch.device("cpu")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -187,6 +229,13 @@ def _fingerprint(name: str, module: PreTrainedModel, revision: str | None) -> st
     for file in files:
         total.update(_file_sha256(file).encode())
     return total.hexdigest()
+
+
+def _as_held(fingerprint: str, options: LoadOptions) -> str:
+    """Quantised weights are others than those of the files, and so are the vectors read from them."""
+    if options.quantize is None:
+        return fingerprint
+    return hashlib.sha256(f"{fingerprint} {options.quantize} {options.dtype}".encode()).hexdigest()
 
 
 def _file_sha256(file: Path) -> str:

@@ -11,7 +11,7 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -22,6 +22,7 @@ from torch import Tensor
 from interp.errors import CrosstaskError
 from interp.heads import Head, extract_heads, indirect_effects, strongest, sum_of_heads
 from interp.models.base import Model
+from interp.models.options import LoadOptions
 from interp.patching import Generation, RowPatch, sweep
 from interp.prompts import Specification, Template, render
 from interp.protocol.contexts import Context, content, draw, shuffle_labels, source_prompts
@@ -96,7 +97,7 @@ class HeadSettings:
     test_items: int
     seed: int
     template: str
-    dtype: str
+    loading: LoadOptions = field(default_factory=LoadOptions)
 
     def __post_init__(self) -> None:
         for name in ("shots", "contexts", "trials", "top", "test_items"):
@@ -108,7 +109,9 @@ class HeadSettings:
 
     def config(self) -> dict[str, Any]:
         """What decides the numbers."""
-        return asdict(self)
+        given = asdict(self)
+        del given["loading"]
+        return given | self.loading.config()
 
 
 class HeadWork:

@@ -5,7 +5,7 @@ query. Under a layer map target layer l stands beside source layer map[l].
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from interp.errors import CrosstaskError
 from interp.models.base import Model
+from interp.models.options import LoadOptions
 from interp.models.pairs import Agreement, PairReport, matched, mismatched
 from interp.prompts import Template
 from interp.protocol.contexts import draw, source_prompts
@@ -43,7 +44,7 @@ class PairSettings:
     contexts: int
     seed: int
     template: str
-    dtype: str
+    loading: LoadOptions = field(default_factory=LoadOptions)
 
     def __post_init__(self) -> None:
         for name in ("shots", "contexts"):
@@ -58,7 +59,9 @@ class PairSettings:
 
     def config(self) -> dict[str, Any]:
         """What decides the numbers."""
-        return asdict(self)
+        given = asdict(self)
+        del given["loading"]
+        return given | self.loading.config()
 
 
 def task_vectors(model: Model, tasks: Sequence[Task], modality: str, settings: PairSettings) -> Float[Tensor, "K L D"]:

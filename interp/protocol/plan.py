@@ -179,7 +179,7 @@ def check_sources(settings: Settings, models: Callable[[str], Model]) -> tuple[s
         weights = (
             f"{target.name}'s block weights differ from its by {100 * found.distance:.1f} %"
             if found.distance is not None
-            else "their weights are held elsewhere, so they were not compared"
+            else "the weights are not both here as they are, so they were not compared"
         )
         shared = "" if report.same_delimiter else f" The delimiter {report.delimiter!r} is another token in it."
         remarks.append(f"{source.name} has {vocabulary}; {weights}.{shared}")

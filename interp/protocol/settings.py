@@ -8,6 +8,7 @@ from typing import Any
 from interp.backends.registry import DEFAULT as HOOKS
 from interp.backends.registry import backend_names
 from interp.errors import CrosstaskError
+from interp.models.options import LoadOptions
 
 SOURCES = ("text", "image", "instruction", "ensemble")
 HEADS = "heads"  # the sum of the strongest heads, which costs more to find, so it is left out unless asked for
@@ -37,7 +38,7 @@ class Settings:
         max_new_tokens: longest generated answer in tokens; None is the longest accepted answer of the task plus one.
         on_error: "stop" or "continue" at an image that cannot be decoded.
         backend: what captures and patches: our own hooks, or another tool.
-        device: where the model is; "remote" is NDIF, through nnsight.
+        loading: how all models are loaded; a revision is that of `model`.
     """
 
     model: str = "bundled"
@@ -57,8 +58,7 @@ class Settings:
     max_new_tokens: int | None = None
     on_error: str = "stop"
     backend: str = HOOKS
-    device: str = field(default="auto")
-    dtype: str = field(default="float32")
+    loading: LoadOptions = field(default_factory=LoadOptions)
 
     def __post_init__(self) -> None:
         for name, value in (("--shots", self.shots), ("--contexts", self.contexts)):
@@ -78,7 +78,7 @@ class Settings:
         known("--backend", (self.backend,), backend_names())
         if HEADS in self.sources and self.backend != HOOKS:
             raise CrosstaskError(f"--source heads needs --backend {HOOKS}, and the backend is {self.backend!r}.")
-        if self.device == "remote" and self.backend != "nnsight":
+        if self.loading.device == "remote" and self.backend != "nnsight":
             raise CrosstaskError(f"--device remote needs --backend nnsight, and the backend is {self.backend!r}.")
         for name, values in (("--seeds", self.seeds), ("--tasks", self.tasks), ("--layers", self.layers)):
             if len(set(values)) < len(values):
@@ -126,14 +126,15 @@ class Settings:
         Backends agree to rounding, which can turn a near tie, so one run is not continued with another backend. The
         default is left out: a configuration that names no backend was run with our hooks.
         """
-        elsewhere = {"device", "on_error", "layer_step"}  # where and how it runs; what the layers tell
+        elsewhere = {"on_error", "layer_step", "loading"}  # how it runs; what the layers tell; said below
         if self.backend == HOOKS:
             elsewhere.add("backend")
-        return {
+        decisive = {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in asdict(self).items()
             if name not in elsewhere
         }
+        return decisive | self.loading.config()
 
 
 def known(option: str, given: Iterable[str], accepted: tuple[str, ...]) -> None:

@@ -127,7 +127,8 @@ def processed(model: Model, images: list[Image]) -> dict[str, Tensor]:
     image = before + model.processor.image_token + after
     text = f"Q:{image}\nA:Paris\n\nQ:{image}\nA:a: b\n\nQ:{image}\nA:"
     pictures = [image.load() for image in images]
-    nested = [pictures] if model.family.name in ("gemma3", "idefics2", "idefics3") else pictures
+    one_sample = ("gemma3", "idefics2", "idefics3", "llava_onevision")
+    nested = [pictures] if model.family.name in one_sample else pictures
     return dict(model.processor(text=[text], images=nested, return_tensors="pt", add_special_tokens=False))
 
 
@@ -148,10 +149,10 @@ def test_expanded_prompt_is_what_the_processor_makes_of_the_same_text_and_images
         return
     theirs = processed(vlm, images)
     ids = theirs["input_ids"][0].tolist()
-    if vlm.family.name == "paligemma":  # its processor puts BOS behind the last image and a newline at the end
-        bos = vlm.tokenizer.bos_token_id
-        assert (ids.count(bos), vlm.tokenizer.decode(ids[-1:])) == (1, "\n")
-        ids = [i for i in ids if i != bos][:-1]
+    if vlm.family.bos_after_images:  # and a newline at the end, behind our delimiter
+        assert list(prompt.input_ids) == ids[:-1]
+        assert vlm.tokenizer.decode(ids[-1:]) == "\n"
+        return
     assert list(prompt.input_ids[len(vlm.bos_ids or ()) :]) == ids
     batch = collate(
         bare, [render(bare, Specification((Example(images[0], "Paris"), Example(images[1], "a: b"))), images[2])]
@@ -159,13 +160,12 @@ def test_expanded_prompt_is_what_the_processor_makes_of_the_same_text_and_images
     for name in {"pixel_values", "pixel_attention_mask"} & {*batch.inputs}:
         ours = batch.inputs[name]
         assert torch.equal(tiles(ours), tiles(theirs[name].to(ours))), name
-    if vlm.family.name != "paligemma":
-        inputs = {name: x.to(vlm.dtype) if x.is_floating_point() else x for name, x in theirs.items()}
-        vlm.reset_state()
-        torch.testing.assert_close(
-            bare.forward(batch.inputs).logits[0, -1], vlm.module(**inputs).logits[0, -1], **exact(vlm)
-        )
-        vlm.reset_state()
+    inputs = {name: x.to(vlm.dtype) if x.is_floating_point() else x for name, x in theirs.items()}
+    vlm.reset_state()
+    torch.testing.assert_close(
+        bare.forward(batch.inputs).logits[0, -1], vlm.module(**inputs).logits[0, -1], **exact(vlm)
+    )
+    vlm.reset_state()
 
 
 def test_delimiters_and_images_are_found_in_the_expanded_sequence(vlm: Model) -> None:
@@ -395,3 +395,61 @@ def test_image_tokens_of_gemma_3_see_each_other_and_need_their_types() -> None:
     batch = collate(model, [queries(model)[0]])
     plain = {name: value for name, value in batch.inputs.items() if name != "token_type_ids"}
     assert (model.forward(batch.inputs).logits - model.forward(plain).logits).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("images", [0, 1, 2])
+def test_beginning_of_paligemmas_prompt_stands_behind_its_last_image(images: int) -> None:
+    model = family("paligemma")
+    assert model.processor is not None
+    shots, asked = [shown(n) for n in range(images)], "Q:x\nA:"
+    spec = Specification(tuple(Example(shot, "a") for shot in shots[:-1]))
+    prompt = render(model, spec, shots[-1] if shots else "x", template=Template.parse("{x}Q:x\nA:{y}\n"))
+    bos = [segment for segment in prompt.segments if segment.role == "bos"]
+    assert [prompt.input_ids[segment.tokens] for segment in bos] == [model.bos_ids]
+    if not images:
+        assert bos[0].start == 0
+        return
+    assert bos[0].start == [s for s in prompt.segments if isinstance(s.content, Image)][-1].stop
+    if images == 1:  # a text without <image>, which the processor puts before it
+        theirs = model.processor(text=asked, images=shots[0].load())["input_ids"][0]
+        newline = model.tokenizer("\n", add_special_tokens=False).input_ids
+        assert [*prompt.input_ids, *newline] == theirs
+
+
+def test_onevision_cuts_a_picture_that_is_alone_and_leaves_several_whole() -> None:
+    model = family("llava_onevision")
+    assert model.processor is not None
+    alone, pair = render(model, Specification(), shown(1)), render(model, with_shot(0), shown(1))
+    for prompt, count in ((alone, 1), (pair, 2)):
+        images = [s.content.load() for s in prompt.segments if isinstance(s.content, Image)]
+        theirs = model.processor(text=[prompted(count)], images=[images], return_tensors="pt")
+        assert list(prompt.input_ids[1:]) == theirs["input_ids"][0].tolist()
+        ours = collate(model, [prompt]).inputs
+        assert ours["batch_num_images"].tolist() == theirs["batch_num_images"].tolist() == [count]
+        assert torch.equal(tiles(ours["pixel_values"]), tiles(theirs["pixel_values"].to(ours["pixel_values"])))
+    assert alone.images[0]["pixel_values"].shape[1] > 1
+    assert [image["pixel_values"].shape[1] for image in pair.images] == [1, 1]
+    ragged = collate(model, [pair, alone, render(model, Specification(), "x"), pair]).inputs
+    assert ragged["batch_num_images"].tolist() == [2, 1, 2]
+
+
+def with_shot(seed: int) -> Specification:
+    return Specification((Example(shown(seed), "a"),))
+
+
+def prompted(images: int) -> str:
+    return "Q:<image>\nA:a\n\n" * (images - 1) + "Q:<image>\nA:"
+
+
+def test_missing_num2words_is_said_before_smolvlms_weights_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers.models.smolvlm import processing_smolvlm
+
+    model = family("smolvlm")
+    assert model.processor is not None
+    model.module.config.save_pretrained(tmp_path)
+    model.processor.save_pretrained(tmp_path)
+    monkeypatch.setattr(processing_smolvlm, "num2words", None)
+    with pytest.raises(CrosstaskError, match="could not be loaded: Package `num2words` is required to run SmolVLM"):
+        load_model(str(tmp_path))

@@ -45,7 +45,7 @@ def test_model_saved_and_loaded_answers_the_same(saved: Path) -> None:
     answers = [generate(model, [render(model, Specification(), picture(0))]) for model in (first, again)]
     assert answers[0] == answers[1]
     assert again.dtype == torch.float32
-    assert load_model(str(saved), dtype="bfloat16", device="cpu", attn_implementation="eager").dtype == torch.bfloat16
+    assert load_model(str(saved), dtype="bfloat16", device="cpu", attention="eager").dtype == torch.bfloat16
 
 
 def test_fingerprint_is_of_the_weights(saved: Path) -> None:

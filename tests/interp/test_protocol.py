@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import binomtest
 
 from interp.errors import CrosstaskError
+from interp.models.options import LoadOptions
 from interp.protocol import tables
 from interp.protocol.contexts import draw, shuffle_labels
 from interp.protocol.settings import Settings
@@ -171,6 +172,6 @@ def test_mean_over_tasks_weighs_tasks_equally_and_counts_shared_items_once() -> 
 
 
 def test_config_holds_what_decides_the_numbers_and_nothing_of_the_machine() -> None:
-    config = Settings(model="m", device="cuda", tasks=(str(Path("a")),)).config()
+    config = Settings(model="m", loading=LoadOptions(device="cuda"), tasks=(str(Path("a")),)).config()
     assert config["tasks"] == ["a"]
     assert "device" not in config

@@ -6,6 +6,6 @@ nothing else changes.
 """
 
 from interp.models.families.base import Family, ImageInputs
-from interp.models.families.registry import family_for, register, suggestions
+from interp.models.families.registry import families, family_for, register, suggestions
 
-__all__ = ["Family", "ImageInputs", "family_for", "register", "suggestions"]
+__all__ = ["Family", "ImageInputs", "families", "family_for", "register", "suggestions"]

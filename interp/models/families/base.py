@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
+from accelerate.utils import align_module_device
 from jaxtyping import Int
 from torch import Tensor, nn
 from torch.nn import functional
@@ -41,6 +42,10 @@ class Family:
     """What the prompts of the family write before and after an image, where the processor leaves that to them."""
     several_images: ClassVar[bool] = True
     """Whether a prompt may hold more than one image."""
+    alone_differs: ClassVar[bool] = False
+    """Whether an image is processed otherwise when it is the only one of its prompt."""
+    bos_after_images: ClassVar[bool] = False
+    """Whether a prompt's beginning of sequence stands behind its last image, and not at its start."""
     continues_with_images: ClassVar[bool] = False
     """Whether an image may stand in a sequence that is continued from a cache."""
     causal_prefix: ClassVar[bool] = True
@@ -91,18 +96,33 @@ class Family:
                     f"{self.projection_at!r}, so its heads cannot be read"
                 ) from error
             heads = module.config.get_text_config().num_attention_heads
-            if self.projection_weight(projection).shape[1] % heads:
+            if self.projection_width(projection) % heads:
                 raise CrosstaskError(
-                    f"{self.projection_at} of block {index} takes {self.projection_weight(projection).shape[1]} "
+                    f"{self.projection_at} of block {index} takes {self.projection_width(projection)} "
                     f"features, which {heads} heads cannot share equally"
                 )
             found.append(projection)
         return found
 
+    def projection_width(self, projection: nn.Module) -> int:
+        """How many features the projection takes, heads * D_head."""
+        assert isinstance(projection, nn.Linear)
+        return projection.in_features
+
     def projection_weight(self, projection: nn.Module) -> Tensor:
-        """The projection's weight as ``[D, heads * D_head]``."""
-        assert isinstance(projection.weight, Tensor)
-        return projection.weight
+        """The projection's weight as ``[D, heads * D_head]``, quantised or put off by accelerate as it may be.
+
+        Quantised weights are laid out for the device that computes with them, so they are read from what the projection
+        makes of unit vectors.
+        """
+        with align_module_device(projection):
+            weight = projection.weight
+            assert isinstance(weight, Tensor)
+            if weight.is_floating_point():
+                return weight
+            dtype = getattr(projection, "compute_dtype", None) or torch.float16  # 8 bits compute in float16
+            rows = projection(torch.eye(self.projection_width(projection), dtype=dtype, device=weight.device))
+            return (rows if projection.bias is None else rows - projection.bias.to(rows)).T
 
     def packs(self, module: PreTrainedModel, n_tokens: int) -> bool:
         """Whether packed rows (a 4-D mask over shared positions) are exact for sequences of this many tokens.
@@ -139,8 +159,8 @@ class Family:
     def check(self, module: PreTrainedModel, processor: ProcessorMixin | None) -> None:
         """Compare model and processor once, at load; raise a CrosstaskError where they disagree."""
 
-    def image(self, processor: ProcessorMixin, picture: Picture) -> ImageInputs:
-        """Preprocess one RGB picture."""
+    def image(self, processor: ProcessorMixin, picture: Picture, *, among: int = 1) -> ImageInputs:
+        """Preprocess one RGB picture, one of so many in its prompt."""
         raise NotImplementedError(f"the {self.name} family takes no images")
 
     def after_image(self, text: str) -> str:

@@ -36,12 +36,14 @@ class Gemma3Family(VisionFamily):
 class PaliGemmaFamily(VisionFamily):
     """``PaliGemmaForConditionalGeneration``: the prompt's tokens all see each other, the answer is causal.
 
-    A patch at the delimiter therefore changes the tokens before it too, and no prefix can be shared. (The processor
-    moves images to the front and puts BOS behind them; here an image stands where the template has it, and BOS first.)
+    A patch at the delimiter therefore changes the tokens before it too, and no prefix can be shared. As its processor
+    has it, BOS stands behind the last image, and first only in a prompt without images. The newline with which the
+    processor ends a prompt is left out: a prompt of ours ends in its delimiter.
     """
 
     name = "paligemma"
     causal_prefix = False
+    bos_after_images = True
     continues_with_images = False
     examples = ("google/paligemma-3b-mix-224", "google/paligemma2-3b-pt-224")
 

@@ -18,6 +18,9 @@ class Gpt2Family(Family):
     projection_at = "attn.c_proj"
     examples = ("openai-community/gpt2",)
 
+    def projection_width(self, projection: nn.Module) -> int:
+        return self.projection_weight(projection).shape[1]
+
     def projection_weight(self, projection: nn.Module) -> Tensor:
         return super().projection_weight(projection).T  # a Conv1D keeps it the other way round
 

@@ -21,7 +21,7 @@ class Idefics2Family(VisionFamily):
     name = "idefics2"
     examples = ("HuggingFaceM4/idefics2-8b",)
 
-    def image(self, processor: ProcessorMixin, picture: Picture) -> ImageInputs:
+    def image(self, processor: ProcessorMixin, picture: Picture, *, among: int = 1) -> ImageInputs:
         features = dict(processor.image_processor(images=[[picture]], return_tensors="pt"))
         tiles = features["pixel_values"].shape[1]  # one, or five where images are split
         boundary, run = processor.fake_image_token, processor.image_token * processor.image_seq_len

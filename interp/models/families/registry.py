@@ -59,6 +59,12 @@ def family_for(config: PretrainedConfig) -> Family:
     raise CrosstaskError(f"models of type {config.model_type!r} are not decoder-only language models")
 
 
+def families() -> dict[str, Family]:
+    """Every registered family, by the ``model_type`` that it handles."""
+    _discover()
+    return dict(_FAMILIES)
+
+
 def suggestions() -> tuple[str, ...]:
     """Hub names that are known to work, for the error message of a mistyped one."""
     _discover()

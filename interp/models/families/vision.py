@@ -50,8 +50,8 @@ class VisionFamily(Family):
                 f"{type(module).__name__} puts image features"
             )
 
-    def image(self, processor: ProcessorMixin, picture: Picture) -> ImageInputs:
-        features = self.features(processor, picture)
+    def image(self, processor: ProcessorMixin, picture: Picture, *, among: int = 1) -> ImageInputs:
+        features = self.features(processor, picture, among)
         text = processor.replace_image_token(features, 0)
         unused = self.said_by_the_text.union(processor.unused_input_names)
         before, after = self.image_frame
@@ -59,7 +59,7 @@ class VisionFamily(Family):
         assert all(isinstance(tensor, Tensor) for tensor in kept.values())
         return ImageInputs(text=before + text + after, features=kept)
 
-    def features(self, processor: ProcessorMixin, picture: Picture) -> dict[str, Any]:
+    def features(self, processor: ProcessorMixin, picture: Picture, among: int) -> dict[str, Any]:
         """What the image processor returns for one picture, including what only the text depends on."""
         settings = getattr(processor, "images_kwargs", None) or {}
         return dict(processor.image_processor(images=[picture], return_tensors="pt", **settings))
