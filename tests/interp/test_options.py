@@ -158,7 +158,6 @@ def test_fingerprint_tells_quantised_weights_from_those_of_the_files() -> None:
 
 @pytest.mark.parametrize(("bits", "dtype"), [("4bit", "float32"), ("8bit", "bfloat16")])
 def test_quantised_model_is_measured_in_its_compute_dtype(tmp_path: Path, bits: Any, dtype: str) -> None:
-    pytest.importorskip("bitsandbytes")
     sizes = {"hidden_size": 64, "num_key_value_heads": 4, "intermediate_size": 64}  # CPUs pack 64 columns
     tiny = tiny_llama(dtype=torch.float32, **sizes)
     tiny.module.save_pretrained(tmp_path)
