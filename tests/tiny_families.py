@@ -247,7 +247,9 @@ def qwen3_vl() -> Model:
         **_qwen_ids(tokenizer),
     )
     processor = t.Qwen3VLProcessor(_qwen_pixels(), tokenizer, t.Qwen3VLVideoProcessor())
-    return build("qwen3_vl", config, tokenizer, processor, seed=1)  # with 0 it answers with an image token
+    return build(
+        "qwen3_vl", config, tokenizer, processor, seed=1
+    )  # with 0 it answers with an image token, for which a rerun has no picture
 
 
 GEMMA3 = {

@@ -81,6 +81,31 @@ def test_last_line_is_the_reports_path(place: Place, finished: Path, capsys: pyt
     assert any("Everything is done already" in line for line in printed)
 
 
+@pytest.mark.usefixtures("no_drawing")
+def test_loading_is_in_the_configuration_and_the_memory_plan_on_the_terminal(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(place.arguments(tmp_path, "--attention", "sdpa", "--device", "cpu", full=False)) == 0
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["attention"], config["dtype"]) == ("sdpa", "float64")
+    assert not {"device", "loading", "quantize", "device_map"} & set(config)
+    assert "tokens a forward pass" in next(
+        line for line in capsys.readouterr().out.splitlines() if line.startswith(f"sweep of model '{place.vlm}'")
+    )
+
+
+def test_revision_is_that_of_the_main_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr("interp.models.base.load_model", lambda name, **given: asked.append((name, given)))
+    load = common.model_loader(common.LoadOptions(revision="v1", attention="eager"), main="main")
+    for name in ("main", "other", "main"):
+        load(name)
+    assert [(name, given["revision"], given["attention"]) for name, given in asked] == [
+        ("main", "v1", "eager"),
+        ("other", None, "eager"),
+    ]
+
+
 def test_results_have_one_row_per_arm_task_query_and_seed(finished: Path) -> None:
     table = pd.read_csv(finished / "results.csv", keep_default_na=False)
     keys = ["source_model", "task", "source", "query", "method", "layer_choice", "seed"]

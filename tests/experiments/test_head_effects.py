@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -98,6 +99,18 @@ def test_killed_run_continues_to_the_same_tables(place: Place, finished: Path, t
         assert (out / name).read_bytes() == (finished / name).read_bytes()
 
 
+def test_how_the_model_is_loaded_is_in_the_configuration_and_the_memory_plan_on_the_terminal(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--device-map", '{"": "cpu"}', "--attention", "sdpa", "--trials", 1, "--test-items", 1]
+    assert run(arguments(place, tmp_path / "out", *more)) == 0
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["device_map"], config["attention"], config["dtype"]) == ('{"": "cpu"}', "sdpa", "float64")
+    assert not {"device", "loading", "quantize", "revision", "trust_remote_code"} & set(config)
+    printed = capsys.readouterr().out
+    assert re.search(r"^sweep of model '.*': \d+ tokens a forward pass, \d+ packed rows, from ", printed, re.MULTILINE)
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -105,6 +118,8 @@ def test_killed_run_continues_to_the_same_tables(place: Place, finished: Path, t
         (["--trials", 0], "--trials is 0"),
         (["--modality", "sound"], "--modality 'sound' is unknown"),
         (["--shots", 30], "30 demonstrations"),
+        (["--dtype", "int3"], "unknown dtype 'int3'; expected one of float32"),
+        (["--device", "cpu", "--device-map", "auto"], "both say where the model goes"),
     ],
 )
 def test_bad_input_is_one_sentence(
