@@ -55,7 +55,7 @@ class Arguments:
     smoke: bool = False
     """Two queries, one repeat, short contexts and two vectors: does everything run?"""
     profile: Annotated[str | None, tyro.conf.arg(metavar="WORKLOAD")] = None
-    """Measure nothing; run ours on this workload under two profilers (PyTorch's, Python's) and write where the time goes."""
+    """Measure nothing; run ours on this workload under PyTorch's profiler and Python's, and write where time goes."""
     seed: int = 0
     """Seed of the draws."""
     template: str = r"Q: {x}\nA: {y}\n\n"

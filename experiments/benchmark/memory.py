@@ -33,8 +33,7 @@ def measured(
         "lengths": materials.lengths,
         "vectors": materials.vectors,
         "seed": materials.seed,
-        "tasks": [str(task.source) for task in materials.tasks],
-        "names": [task.name for task in materials.tasks],
+        "tasks": [[task.name, str(task.source)] for task in materials.tasks],
         "template": materials.template.text,
         "peer": peer,
         "workload": workload,
@@ -69,9 +68,8 @@ def main(request: dict[str, Any]) -> dict[str, int]:
 
     torch.set_num_threads(request["threads"])
     known = task_names()
-    places = zip(request["names"], request["tasks"], strict=True)
     materials = Materials(
-        tasks=tuple(load_task(name if name in known else source) for name, source in places),
+        tasks=tuple(load_task(name if name in known else source) for name, source in request["tasks"]),
         template=Template.parse(request["template"]),
         lengths=tuple(request["lengths"]),
         vectors=request["vectors"],

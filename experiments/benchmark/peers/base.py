@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from typing import ClassVar, Literal
@@ -49,7 +50,9 @@ class Peer:
 
     @property
     def version(self) -> str:
-        return metadata.version(self.package) if self.package else ""
+        with suppress(metadata.PackageNotFoundError):  # run from a checkout that is not installed
+            return metadata.version(self.package) if self.package else ""
+        return ""
 
     def does(self, call: Call) -> bool:
         """Whether such a call can be made at all."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -73,9 +74,7 @@ class PlainForwards(PlainBackend):
 
     def read(self, model: Model, batch: Batch) -> Float[Tensor, "B L D"]:
         outputs: dict[int, Tensor] = {}
-        actions = {
-            layer: lambda hidden, layer=layer: outputs.update({layer: hidden}) for layer in range(model.n_layers)
-        }
+        actions = {layer: partial(outputs.__setitem__, layer) for layer in range(model.n_layers)}
         with hooked(model.blocks, actions):
             model.forward(batch.inputs, use_cache=self.use_cache)
         rows = torch.arange(len(batch.positions), device=model.device)
