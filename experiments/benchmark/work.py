@@ -11,6 +11,7 @@ A finished unit is in the journal, so a killed run continues with the next.
 
 from __future__ import annotations
 
+import gc
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -129,6 +130,7 @@ class BenchmarkWork:
 
     def close(self) -> None:
         """End the workers."""
+        gc.unfreeze()
         for peer in self._peers.values():
             if isinstance(peer, WorkerPeer):
                 peer.close()

@@ -27,6 +27,7 @@ from interp.errors import CrosstaskError
 from interp.models.base import Model, load_model
 from interp.patching import sweep_logits
 from interp.prompts import Template
+from interp.runs import Run
 from interp.tasks import load_task
 from tests import tiny
 from tests.places import Place
@@ -164,12 +165,28 @@ def test_peer_with_wrong_numbers_is_marked_and_one_that_fails_is_named(
     assert fastest == pytest.approx(results.loc["plain", "ratio"])
 
 
-def test_number_of_queries_is_what_the_slowest_peer_does_in_the_time(place: Place, tmp_path: Path) -> None:
-    more = ["--peers", "ours", "plain", "--workloads", "capture_images", "--queries", 9, "--repeats", 1]
-    for seconds, expected in ((1e-6, 1), (1e6, 9)):
-        out = tmp_path / f"{expected}"
-        assert run(arguments(place, out, *more, "--seconds", seconds)) == 0
-        assert set(pd.read_csv(out / "results.csv")["queries"]) == {expected}
+def test_number_of_queries_is_what_the_slowest_peer_does_in_the_time(finished: Path, tmp_path: Path) -> None:
+    config = json.loads((finished / "config.json").read_text()) | {"peers": ("ours", "plain", "nnsight")}
+    pilots = {"ours": {"seconds_a_query": 0.1}, "plain": {"seconds_a_query": 2.0}, "nnsight": {"absent": "not run"}}
+    for name, seconds, queries, expected in (
+        ("sweep_bare", 40.0, 512, 10),
+        ("sweep_bare", 4000.0, 512, 64),
+        ("sweep_bare", 4000.0, 9, 9),
+        ("sweep_bare", 0.0, 512, 1),
+        ("sweep_long", 0.0, 512, 2),
+    ):
+        settings = work.Settings(**config | {"seconds": seconds, "queries": queries})
+        with Run.open(tmp_path / f"{name}-{seconds}-{queries}", settings.config()) as run:
+            for peer, pilot in pilots.items():
+                run.record(("pilot", name, peer), pilot)
+            benchmark = work.BenchmarkWork(
+                settings, [name], settings.materials([]), no_model, run, environments=tmp_path
+            )
+            assert benchmark.size(WORKLOADS[name]) == expected
+
+
+def no_model(name: str, dtype: str) -> Model:
+    raise AssertionError(f"{name} is not needed in {dtype}")
 
 
 @pytest.mark.parametrize("name", ["capture_images", "sweep_long", "generate"])

@@ -4,7 +4,9 @@ Its table of module paths for LLaVA is that of transformers 4 and leads nowhere 
 named by path (``model.language_model.layers[3].output``), which pyvene allows for any module. A capture collects one
 position per row at every block (``CollectIntervention``). A patch is a function of the states at each row's delimiter,
 at every block; rows that are patched elsewhere get their own states back, so that rows of many layers share a batch.
-``generate`` patches the prompt only (``intervene_on_prompt``).
+``generate`` patches the prompt only (``intervene_on_prompt``). Before every run pyvene takes all forward hooks off the
+model, those of transformers 5 included, without which LLaVA finds no image features; here it is kept from that, and
+removes only its own.
 """
 
 from __future__ import annotations
@@ -99,6 +101,8 @@ class PyveneBackend(PlainBackend):
             ]
             writers = [{"component": place, "intervention": self._write(n)} for n, place in enumerate(places)]
             made = [self.pyvene.IntervenableModel(given, twin(model.module)) for given in (readers, writers)]
+            for wrapper in made:
+                wrapper._remove_forward_hooks = _nothing
             self._made[model] = made[0], made[1]
         return self._made[model]
 
@@ -111,6 +115,10 @@ class PyveneBackend(PlainBackend):
             return changed
 
         return write
+
+
+def _nothing() -> None:
+    """In place of pyvene's clearing of all hooks: transformers 5 reads the vision tower by hooks of its own."""
 
 
 class Pyvene(Peer):
