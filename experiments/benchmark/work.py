@@ -1,7 +1,8 @@
 """The units of a benchmark run, how many queries fit into the time, and the tables.
 
 1. pilot     per workload and peer, a warm-up and a small part of the work; it also says who cannot take part, and why
-2. size      the number of queries that the slowest peer does in the time allowed, all repeats together; all take it
+2. size      the number of queries that the slowest peer does in the time allowed, all repeats together; all take it.
+             Where the least number takes a peer longer, that peer is repeated less often, but measured once at least
 3. measure   repeats interleaved: every peer once, then every peer once more; the first in a process is warmed up
 4. float64   ours against a plain full forward in double precision
 5. memory    peak of ours and of the bare forward passes, a process each
@@ -178,8 +179,8 @@ class BenchmarkWork:
         share = whole.rows / call.rows if peer.role in FULL_FORWARDS else 1.0
         return {"seconds_a_query": seconds * share / len(call.prompts), "version": peer.version}
 
-    def _measure(self, workload: Workload, _repeat: int, name: str) -> dict[str, Any]:
-        if "absent" in self._pilots(workload)[name]:
+    def _measure(self, workload: Workload, repeat: int, name: str) -> dict[str, Any]:
+        if "absent" in self._pilots(workload)[name] or repeat >= self.repeats(workload, name):
             return {"absent": True}
         peer, call = self._peer(name), self._call(workload, self.size(workload))
         self._warm_up(peer, name, workload)
@@ -224,6 +225,14 @@ class BenchmarkWork:
         )
         fit = int(self.settings.seconds / (self.settings.repeats * slowest)) if slowest else most
         return max(min(workload.least, most), min(most, fit))
+
+    def repeats(self, workload: Workload, name: str) -> int:
+        """How often a peer is measured: less often where even the least number of queries takes it too long."""
+        peer, pilot = self._peer(name), self._pilots(workload)[name]
+        if peer.role not in FULL_FORWARDS:
+            return self.settings.repeats
+        fit = int(self.settings.seconds / (self.size(workload) * pilot["seconds_a_query"]))
+        return max(1, min(self.settings.repeats, fit))
 
     def profile(self, name: str) -> Path:
         """Run ours under the profilers and write where the time goes; the path of what was written.
@@ -316,7 +325,7 @@ class BenchmarkWork:
             if name not in seconds:
                 yield {**row, "verdict": "not run", "note": pilot["absent"]}
                 continue
-            ratios = [a / b for a, b in zip(seconds[name], seconds[OURS], strict=True)]
+            ratios = [a / b for a, b in zip(seconds[name], seconds[OURS], strict=False)]
             row |= _summary("seconds", seconds[name]) | _summary("ratio", ratios)
             found = [unit["difference"] for unit in self._measured(workload, name)]
             if None in found:
@@ -370,7 +379,7 @@ class BenchmarkWork:
             above = self.fastest(workload) or ""
         if above not in seconds or below not in seconds:
             return None
-        return statistics.median(a / b for a, b in zip(seconds[above], seconds[below], strict=True))
+        return statistics.median(a / b for a, b in zip(seconds[above], seconds[below], strict=False))
 
     def fastest(self, workload: Workload) -> str | None:
         """The fastest of the peers whose numbers are right."""
@@ -387,10 +396,10 @@ class BenchmarkWork:
             parts += [f"## {workload.title}", ""]
             parts += [
                 f"{first['model']}, {first['queries']} queries of {first['shortest']} to {first['longest']} tokens, "
-                f"{first['rows']} rows, {first['repeats']} repeats.",
+                f"{first['rows']} rows.",
                 "",
-                "| peer | version | seconds (median, min to max) | ratio to ours | difference | numbers |",
-                "|---|---|---|---|---|---|",
+                "| peer | version | repeats | seconds (median, min to max) | ratio to ours | difference | numbers |",
+                "|---|---|---|---|---|---|---|",
                 *(_line(row) for _, row in here.iterrows()),
                 "",
             ]
@@ -402,8 +411,9 @@ class BenchmarkWork:
 
 
 _NOTE = (
-    "{threads} threads, {dtype}, {device}; repeats interleaved over the peers, one process. Each peer takes at most "
-    "about {seconds:g} seconds for a workload, and all take the same number of queries. `bare` is one plain forward "
+    "{threads} threads, {dtype}, {device}; repeats interleaved over the peers, one process. All take the same "
+    "number of queries, such that each needs at most about {seconds:g} seconds for a workload, repeats together; where "
+    "the least number takes longer, a peer is repeated less often. `bare` is one plain forward "
     "pass of each query, with nothing read or patched; `ours_copied` is our engine for models that take no 4-D mask "
     "and counts as no peer. The difference is the largest from a plain full forward of one query, as a share of the "
     "scale (for generated tokens: the share that differs)."
@@ -412,11 +422,11 @@ _NOTE = (
 
 def _line(row: pd.Series) -> str:
     if row["verdict"] == "not run":
-        return f"| {row['peer']} | {row['version']} | | | | {row['note']} |"
+        return f"| {row['peer']} | {row['version']} | 0 | | | | {row['note']} |"
     span = f"{row['seconds']:.3g} ({row['seconds_min']:.3g} to {row['seconds_max']:.3g})"
     ratio = f"{row['ratio']:.3g} ({row['ratio_min']:.3g} to {row['ratio_max']:.3g})"
     shown = "" if pd.isna(row.get("difference")) else f"{row['difference']:.1e}"
-    return f"| {row['peer']} | {row['version']} | {span} | {ratio} | {shown} | {row['verdict']} |"
+    return f"| {row['peer']} | {row['version']} | {row['repeats']} | {span} | {ratio} | {shown} | {row['verdict']} |"
 
 
 def _summary(name: str, values: Sequence[float]) -> dict[str, float]:

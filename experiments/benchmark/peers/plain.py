@@ -3,8 +3,8 @@
     bare           one forward pass of each query, in the same batches, with nothing read and nothing patched
     plain          Luo et al.'s code: whole outputs of the blocks are kept and indexed afterwards; the cache is off, so
                    that every new token runs the whole prompt again, images included, and is patched again
-    plain_cached   the same with the cache on: `generate` patched in its prefill. A sweep over layers gains nothing from
-                   it, since every (query, layer) still runs its whole prompt
+plain_cached   the same with the cache on: `generate` patched in its prefill. A sweep over layers gains nothing from
+               it, since every (query, layer) still runs its whole prompt; it is `plain` there, and not run again
 
 Unlike Luo et al.'s code, which takes one query at a time, rows are batched. The reference that all others are compared
 with is ``plain`` on one query at a time, so without padding.
@@ -145,6 +145,9 @@ class PlainCached(Peer):
 
     def __init__(self) -> None:
         super().__init__(PlainForwards(use_cache=True))
+
+    def does(self, call: Call) -> bool:
+        return call.kind != "sweep"
 
 
 class Bare(Plain):
