@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from experiments.benchmark.peers.base import Peer, Role
 from experiments.benchmark.workloads import Call
 from interp.backends.base import PlainBackend
-from interp.batches import Batch, chunks, collate, token_budget
+from interp.batches import Batch, chunks, collate
 from interp.decoding import Answers
 from interp.hooks import Edit
+from interp.memory import memory_plan
 from interp.models.base import Model
 
 
@@ -159,5 +160,5 @@ class Bare(Plain):
         return call.kind != "generate"
 
     def perform(self, model: Model, call: Call) -> None:
-        for group in chunks(call.prompts, token_budget(model)):
+        for group in chunks(call.prompts, memory_plan(model).tokens):
             model.forward(collate(model, [call.prompts[index] for index in group]).inputs, use_cache=False)
