@@ -7,9 +7,10 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias, TypeVar
 
 import tyro
@@ -18,10 +19,12 @@ from interp.errors import CrosstaskError
 from interp.models.options import LoadOptions
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from pandas import DataFrame
     from rich.console import Console
 
     from interp.models.base import Model
+    from interp.runs import Run
 
 Loading: TypeAlias = Annotated[LoadOptions, tyro.conf.arg(name="")]
 """The type of a command line's field for how models are loaded: --device, --dtype, --quantize and so on."""
@@ -94,6 +97,48 @@ def remarks_on(console: "Console") -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+
+
+def write_results(
+    run: "Run",
+    *,
+    title: str,
+    lead: Sequence[str],
+    tables: Mapping[str, "DataFrame"],
+    figures: Mapping[str, tuple["Figure", str]],
+    notes: Mapping[str, str] | None = None,
+    html: Mapping[str, str] | None = None,
+) -> Path:
+    """An experiment's results: tables as CSV, figures as PNG and PDF, and report.html with all of them.
+
+    Args:
+        run: its folder.
+        title: heading of the report.
+        lead: its first paragraphs: the question, and what was run on how much.
+        tables: name -> table, written to <name>.csv.
+        figures: name -> figure and caption, written to figures/<name>.png and .pdf.
+        notes: tables that the report shows, with what is said below each; none by default.
+        html: heading -> finished HTML of further sections.
+
+    Returns:
+        The report's path.
+    """
+    from figures.page import Section, page
+
+    drawn = []
+    for name, table in tables.items():
+        run.write_csv(f"{name}.csv", table)
+    for name, (figure, caption) in figures.items():
+        png, _ = run.write_figure(f"figures/{name}", figure)
+        drawn.append((png.read_bytes(), caption))
+    shown = [(tables[name], note) for name, note in (notes or {}).items()]
+    sections = [Section("Figures", figures=drawn), Section("Tables", tables=shown)]
+    sections += [Section(heading, html=[body]) for heading, body in (html or {}).items()]
+    details = {"Configuration": "config.json", "Environment": "environment.json"}
+    folded = {heading: (run.folder / name).read_text() for heading, name in details.items()}
+    return run.write_text(
+        "report.html", page(title, lead, [section for section in sections if section.has_content], folded)
+    )
 
 
 def markdown(table: "DataFrame") -> str:

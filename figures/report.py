@@ -1,10 +1,8 @@
 """The cross-modal experiment as one self-contained HTML page: tables, figures and example answers with their pictures.
 
-Pure: takes the saved tables, figures and pictures as PNG bytes, and returns a string. Nothing in the page refers to
-another file or to the network, so that it can be mailed.
+Pure: takes the saved tables, figures and pictures as PNG bytes, and returns a string.
 """
 
-import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -12,32 +10,10 @@ from typing import Any
 import pandas as pd
 
 from figures.cross_modal import METHODS, SOURCES, arm_name, model_name
+from figures.page import Section, data_uri, page
 
 EXAMPLES = 2  # items a task
 CHOICES = {"": "", "pooled": "", "task": ", at each task's own layer"}
-
-_STYLE = """
-:root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #1d1d1f; background: #fff; max-width: 1240px; margin: 2rem auto;
-       padding: 0 1.2rem; }
-h1 { font-size: 1.7rem; margin-bottom: .3rem; } h2 { margin-top: 2.6rem; font-size: 1.25rem; }
-p, li { max-width: 78ch; } figure { margin: 1rem 0; } figure img { max-width: 100%; height: auto; }
-figcaption, .note { color: #555; font-size: .88rem; max-width: 90ch; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; margin: .6rem 0; }
-th, td { padding: .22rem .5rem; text-align: right; border-bottom: 1px solid #e6e6e6; white-space: nowrap; }
-th { font-weight: 600; vertical-align: bottom; white-space: normal; }
-th:first-child, td:first-child, td.text, th.text { text-align: left; }
-.arms td:first-child { white-space: normal; min-width: 17rem; }
-tr.group td { border-top: 2px solid #bbb; } small { color: #666; }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(340px, 1fr)); gap: 1rem; }
-.card { border: 1px solid #ddd; border-radius: 8px; padding: .8rem; }
-.card img { width: 96px; height: 96px; object-fit: contain; float: right; margin-left: .8rem; }
-.card table { width: 100%; clear: both; table-layout: fixed; }
-.card td { white-space: normal; overflow-wrap: anywhere; text-align: left; vertical-align: top; }
-.right { color: #00633f; font-weight: 600; } .wrong { color: #6b6b6b; }
-pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: .8rem; }
-"""
 
 
 def cross_modal_report(
@@ -67,25 +43,20 @@ def cross_modal_report(
     """
     overview = {name: figures[name] for name in figures if not name.startswith("layers")}
     curves = {name: figures[name] for name in figures if name.startswith("layers")}
-    parts = [
-        *(f"<p>{escape(paragraph)}</p>" for paragraph in lead),
-        "<h2>Methods compared</h2>",
-        *(_figure(png, caption) for png, caption in overview.values()),
-        *(_accuracies(summary, query) for query in dict.fromkeys(summary["query"])),
-        "<h2>Patch against prompt, item by item</h2>",
-        _paired(paired),
-        "<h2>Which layer carries the task</h2>",
-        *(_figure(png, caption) for png, caption in curves.values()),
-        _layers(layers),
-        "<h2>Examples</h2>",
-        _examples(predictions, pictures),
-        "<h2>How it was run</h2>",
-        *(f"<details><summary>{escape(h)}</summary><pre>{escape(text)}</pre></details>" for h, text in details.items()),
-    ]
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
-    body = f"<h1>{escape(title)}</h1>\n" + "\n".join(parts)
-    return (
-        f'<!doctype html>\n<html lang="en"><head>{head}<style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n'
+    return page(
+        title,
+        lead,
+        [
+            Section(
+                "Methods compared",
+                figures=list(overview.values()),
+                html=[_accuracies(summary, query) for query in dict.fromkeys(summary["query"])],
+            ),
+            Section("Patch against prompt, item by item", html=[_paired(paired)]),
+            Section("Which layer carries the task", figures=list(curves.values()), html=[_layers(layers)]),
+            Section("Examples", html=[_examples(predictions, pictures)]),
+        ],
+        details,
     )
 
 
@@ -108,16 +79,6 @@ def markdown_table(summary: pd.DataFrame) -> str:
             rates = [_rate(cells[(*arm, task)].exact) if (*arm, task) in cells else "" for task in tasks[1:]]
             lines += ["| " + " | ".join((arm_name(*arm), str(first.demonstrations), mean, *rates)) + " |"]
     return "\n".join(lines).lstrip("\n") + "\n"
-
-
-def _figure(png: bytes, caption: str) -> str:
-    width = int.from_bytes(png[16:20], "big") // 2  # a PNG says its width there; half of it is sharp on any screen
-    image = f'<img alt="{escape(caption)}" width="{width}" src="{_data_uri(png)}">'
-    return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
-
-
-def _data_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
 def _accuracies(summary: pd.DataFrame, query: str) -> str:
@@ -237,7 +198,7 @@ def _examples(predictions: pd.DataFrame, pictures: Mapping[tuple[str, str], byte
     for task, item in example_items(predictions):
         answers = shown[(shown["task"] == task) & (shown["item"] == item)]
         picture = pictures.get((task, item))
-        drawn = f'<img alt="{escape(item)}" src="{_data_uri(picture)}">' if picture and query == "image" else ""
+        drawn = f'<img alt="{escape(item)}" src="{data_uri(picture)}">' if picture and query == "image" else ""
         lines = "".join(
             _answer_line(row) for row in answers.sort_values("method", key=_method_order, kind="stable").itertuples()
         )
