@@ -10,7 +10,7 @@ help:
 	@echo "make demo       cross-modal patching with the bundled pair of models: about 5 minutes on two cores"
 	@echo "make test       the test suite: about 4 minutes on two cores"
 	@echo "make lint       ruff and mypy"
-	@echo "make bench      speed beside nnsight, TransformerBridge, pyvene and plain forwards: about 20 minutes on two cores"
+	@echo "make bench      speed beside nnsight, TransformerBridge, pyvene and plain forwards: about 25 minutes on two cores"
 	@echo "make notebooks  run every notebook in probes/notebooks"
 	@echo "make clean      remove .venv and caches; results and run folders stay"
 
