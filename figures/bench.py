@@ -43,9 +43,7 @@ def seconds(results: pd.DataFrame) -> Figure:
         _panel(ax, results[results["workload"] == workload])
     for ax in axes[len(workloads) :]:
         ax.remove()
-    figure.suptitle(
-        "Time for the same n queries (bars: median; lines: range over repeats; numbers: ratio to crosstask)"
-    )
+    figure.suptitle("Time for the same n queries (bars: median; lines: range over repeats; number: ratio to crosstask)")
     return figure
 
 
