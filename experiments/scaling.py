@@ -24,8 +24,8 @@ PEAK, SHARE = 312e12, 0.4  # bfloat16 operations a second of an A100, and the pa
 class Arguments:
     """Write what a sweep costs on paper into docs/scaling.md, beside counts of real sweeps.
 
-    Sweeps a few queries of the model with each engine and counts the tokens that enter its first block, the pictures
-    that enter its tower and the bytes that its caches hold; then works out the same for larger models on paper.
+    Sweeps a few queries of the model with each engine and counts the tokens that its blocks run and the pictures that
+    enter its tower; then works out the same for larger models on paper.
 
     Example: python -m experiments.scaling
     """
@@ -76,7 +76,7 @@ def count_table(model: "Model") -> "DataFrame":
         shown = Specification(tuple(Example(picture, "Paris") for picture in pictures[:shots]))
         prompts = [render(endless, shown, picture) for picture in pictures[4:7]]
         patches = [RowPatch(layer, vector) for vector in vectors[:n_vectors] for layer in range(model.n_layers)]
-        paper = Sweep(len(prompts), prompts[0].n_tokens, len(patches), ANSWER, images=shots + 1)
+        paper = Sweep(len(prompts), prompts[0].n_tokens, n_vectors, model.n_layers, ANSWER, images=shots + 1)
         for engine in ENGINES:
             with counted(endless) as counts:
                 sweep(endless, prompts, [patches] * len(prompts), engine=engine, max_new_tokens=ANSWER, stop=None)  # type: ignore[arg-type]
@@ -87,9 +87,9 @@ def count_table(model: "Model") -> "DataFrame":
                     "tokens a query": paper.tokens,
                     "patches a query": paper.patches,
                     "engine": engine,
-                    "token-forwards, counted": f"{counts['tokens']:,}",
-                    "on paper": f"{on_paper[0]:,}",
-                    "vision passes, counted": f"{counts['images']:,}",
+                    "token-forwards, counted": f"{counts['tokens']:,.0f}",
+                    "on paper": f"{on_paper[0]:,.0f}",
+                    "vision passes, counted": f"{counts['images']:,.0f}",
                     "on paper ": f"{on_paper[1]:,}",
                 }
             )
@@ -97,22 +97,20 @@ def count_table(model: "Model") -> "DataFrame":
 
 
 @contextmanager
-def counted(model: "Model") -> Iterator[dict[str, int]]:
-    """Tokens that enter the first block, and pictures that enter the tower, while the context lasts."""
+def counted(model: "Model") -> Iterator[dict[str, float]]:
+    """Tokens that pass through the blocks (half a token each for half of them), and pictures, in the context."""
     from torch import Tensor
 
-    counts = {"tokens": 0, "images": 0}
+    counts = {"tokens": 0.0, "images": 0.0}
 
-    def block(_module: object, inputs: tuple[Tensor, ...]) -> None:
-        counts["tokens"] += inputs[0].shape[0] * inputs[0].shape[1]
+    def norm(_module: object, inputs: tuple[Tensor, ...]) -> None:
+        counts["tokens"] += inputs[0].shape[0] * inputs[0].shape[1] / model.n_layers
 
     def tower(_module: object, inputs: tuple[Tensor, ...]) -> None:
         counts["images"] += len(inputs[0])
 
-    handles = [
-        model.blocks[0].register_forward_pre_hook(block),
-        model.module.get_submodule("model.vision_tower").register_forward_pre_hook(tower),
-    ]
+    handles = [block.get_submodule("input_layernorm").register_forward_pre_hook(norm) for block in model.blocks]
+    handles.append(model.module.get_submodule("model.vision_tower").register_forward_pre_hook(tower))
     try:
         yield counts
     finally:
@@ -134,7 +132,7 @@ def prediction_table() -> "DataFrame":
             ("1,000 tokens, 1 vector", 1000, 1, 1),
             ("bare image, 20 vectors", bare, 20, 1),
         ):
-            paper = Sweep(64, tokens, vectors * shape.layers, ANSWER, images)
+            paper = Sweep(64, tokens, vectors, shape.layers, ANSWER, images)
             for engine in ("uncached", "plain", "packed"):
                 seconds = operations(engine, paper, shape) / (PEAK * SHARE)  # type: ignore[arg-type]
                 held = cached_positions(engine, paper) * shape.position_bytes(2)  # type: ignore[arg-type]
@@ -143,7 +141,7 @@ def prediction_table() -> "DataFrame":
                         "model": name,
                         "64 queries of": what,
                         "engine": engine,
-                        "token-forwards": f"{token_forwards(engine, paper):,}",  # type: ignore[arg-type]
+                        "token-forwards": f"{token_forwards(engine, paper):,.0f}",  # type: ignore[arg-type]
                         "vision passes": f"{vision_passes(engine, paper):,}",  # type: ignore[arg-type]
                         "cache of a query": _bytes(held),
                         "one GPU": _seconds(seconds),

@@ -1,16 +1,19 @@
 """What a sweep costs, on paper: token-forwards, passes of the vision tower, arithmetic and cache.
 
-For Q queries of T tokens (the delimiter included) with I images each, R patches a query (layers x vectors) and answers
-of A tokens:
+For Q queries of T tokens (the delimiter included) with I images each, V vectors patched at every one of L layers, so
+R = V L patches a query, and answers of A tokens:
 
-    engine                  token-forwards            vision passes   cached positions of a query, all held at once
-    plain without a cache   Q R (A T + A (A - 1)/2)   Q R I A         0
-    plain                   Q R (T + A - 1)           Q R I           R (T + A - 1)
-    copied                  Q (T - 1 + R A)           Q I             R (T + A - 1), and T - 1 of the prefix
-    packed                  Q (T - 1 + R A)           Q I             T - 1 + R A, and T - 1 of the prefix
+    engine                  token-forwards                     vision passes   cached positions of a query at the end
+    plain without a cache   Q R (A T + A (A - 1)/2)            Q R I A         0
+    plain                   Q R (T + A - 1)                    Q R I           R (T + A - 1)
+    copied                  Q (T - 1 + R A)                    Q I             R (T + A - 1), and T - 1 of the prefix
+    packed                  Q (T + V (L - 1)/2 + R (A - 1))    Q I             T + R A, and T - 1 of the prefix
 
 The first answer token comes from the delimiter's own forward pass, so A tokens need A - 1 steps after it; the last
-token is never run. Answers that end early cost less.
+token is never run. Answers that end early cost less. A packed row patched at layer l is the bare delimiter up to there,
+so its first step runs it from block l + 1 on, which is half of the blocks on average; the bare row goes before them.
+(Where that would not save anything, with a single layer, or a model whose blocks take more than transformers' common
+arguments, rows run through all blocks without the bare one.)
 
 A token-forward of context C takes ``2 P + 4 L H E C`` floating-point operations: P parameters of the blocks, once to
 multiply and once to add, and in each of L layers H heads of width E that score C keys and mix C values. A position of
@@ -71,33 +74,41 @@ class Shape:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is swept: Q queries of T tokens with I images, R patches each, A answer tokens."""
+    """What is swept: Q queries of T tokens with I images, V vectors at each of L layers, A answer tokens."""
 
     queries: int
     tokens: int
-    patches: int
+    vectors: int
+    layers: int
     answer: int = 1
     images: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("queries", "tokens", "patches", "answer"):
+        for name in ("queries", "tokens", "vectors", "layers", "answer"):
             if getattr(self, name) < 1:
                 raise CrosstaskError(f"a sweep of {getattr(self, name)} {name}; expected at least 1")
 
+    @property
+    def patches(self) -> int:
+        """R, patches of a query."""
+        return self.vectors * self.layers
 
-def token_forwards(engine: Engine, sweep: Sweep) -> int:
-    """Tokens that pass through all blocks, over the whole sweep.
+
+def token_forwards(engine: Engine, sweep: Sweep) -> float:
+    """Tokens that pass through all blocks, over the whole sweep; one that passes through half of them counts half.
 
     Raises:
         CrosstaskError: for an unknown engine.
     """
     q, t, r, a = sweep.queries, sweep.tokens, sweep.patches, sweep.answer
     if engine == "uncached":
-        return q * r * (a * t + a * (a - 1) // 2)
+        return q * r * (a * t + a * (a - 1) / 2)
     if engine == "plain":
         return q * r * (t + a - 1)
-    if engine in ("copied", "packed"):
+    if engine == "copied":
         return q * (t - 1 + r * a)
+    if engine == "packed":
+        return q * (t + sweep.vectors * (sweep.layers - 1) / 2 + r * (a - 1))
     raise CrosstaskError(f"unknown engine {engine!r}; expected one of {', '.join(ENGINES)}")
 
 
@@ -114,7 +125,7 @@ def cached_positions(engine: Engine, sweep: Sweep) -> int:
         "uncached": 0,
         "plain": r * (t + a - 1),
         "copied": t - 1 + r * (t + a - 1),
-        "packed": 2 * (t - 1) + r * a,
+        "packed": t - 1 + t + r * a,
     }[engine]
 
 
@@ -122,7 +133,8 @@ def operations(engine: Engine, sweep: Sweep, shape: Shape) -> float:
     """Floating-point operations of the whole sweep: blocks, attention, a row of logits per answer token, the tower.
 
     Contexts are counted as the kernels see them: a prefill of T tokens has a mean context of (T + 1)/2, and a packed
-    row is scored against every row of its query, though it sees only its own.
+    row is scored against every row of its query that runs beside it, though it sees only its own. The attention of the
+    first packed step is counted at its widest.
     """
     q, t, r, a = sweep.queries, sweep.tokens, sweep.patches, sweep.answer
     if engine == "uncached":

@@ -189,6 +189,65 @@ def patch(
 
 
 @contextmanager
+def narrow(blocks: Sequence[nn.Module] | nn.ModuleList, widths: Sequence[int]) -> Iterator[None]:
+    """Run each block on the first columns only, as long as the others equal column 0.
+
+    In the forward pass inside the context block ``l`` gets ``widths[l]`` columns. What it makes of column 0 is then
+    copied for the columns that the next block gets more, and after the last block for all that are missing, so that
+    the module's own code sees every column again. A patch that is entered after this context writes into the copies.
+
+    Args:
+        blocks: the decoder blocks, which are called with keyword arguments beside the hidden states.
+        widths: for each block how many columns it gets; never fewer than the one before.
+
+    Raises:
+        HookError: if a block is given something whose columns are not known, or, on leaving, if one did not run once.
+    """
+    if list(widths) != sorted(widths) or len(widths) != len(blocks) or widths[0] < 1:
+        raise HookError(f"widths {list(widths)} for {len(blocks)} blocks; expected as many, growing from 1 or more")
+    total = 0
+    fired = dict.fromkeys(range(len(blocks)), 0)
+
+    def enter(layer: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]:
+        def hook(_module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
+            nonlocal total
+            fired[layer] += 1
+            if layer == 0:
+                total = inputs[0].shape[1]
+            given = {name: _columns(name, value, widths[layer], total) for name, value in options.items()}
+            return (inputs[0][:, : widths[layer]], *inputs[1:]), given
+
+        return hook
+
+    def leave(layer: int) -> Callable[[Tensor], Tensor]:
+        def widen(hidden: Tensor) -> Tensor:
+            more = (widths[layer + 1] if layer + 1 < len(blocks) else total) - hidden.shape[1]
+            return torch.cat([hidden, hidden[:, :1].expand(-1, more, -1)], dim=1)
+
+        return widen
+
+    with ExitStack() as handles:
+        for layer, block in enumerate(blocks):
+            handles.enter_context(block.register_forward_pre_hook(enter(layer), with_kwargs=True))
+            handles.enter_context(block.register_forward_hook(_on_hidden(leave(layer))))
+        yield
+    _check_counts(fired, expected=1, what="run")
+
+
+def _columns(name: str, value: Any, width: int, total: int) -> Any:
+    """A block's keyword argument for the first columns of a sequence of ``total``."""
+    if name == "position_embeddings":
+        return tuple(part[..., :width, :] for part in value)
+    if not isinstance(value, Tensor):
+        return value
+    if name == "attention_mask":
+        return value[..., :width, : value.shape[-1] - total + width]
+    if name in ("position_ids", "cache_position"):
+        return value[..., :width]
+    raise HookError(f"a block was given {name!r}, of which it is not known what belongs to which column")
+
+
+@contextmanager
 def _hooks(
     blocks: Sequence[nn.Module] | nn.ModuleList,
     actions: Mapping[int, Callable[[Tensor], Tensor | None]],

@@ -5,13 +5,15 @@ prefix. Nor does a query change the examples before it, so prompts with the same
 
 - :class:`PackedRows`: the rows are tokens of *one* sequence. All have the position id of the delimiter; by a 4-D mask
   each sees the whole prefix and, of the rest, only itself (the tree attention of speculative decoding). Decoding goes
-  on in the same way, a row seeing its own earlier tokens. One copy of the cache, exact.
+  on in the same way, a row seeing its own earlier tokens. One copy of the cache, exact. Below its patch a row equals
+  the bare delimiter, so it joins the first step only at the block where its patch begins to show.
 - :class:`CopiedRows`: the cache is copied for every row; for models that take no 4-D mask, and for different queries
   after the same examples.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -24,7 +26,7 @@ from transformers.cache_utils import DynamicLayer
 
 from interp.batches import collate
 from interp.decoding import Answers, decode, new_cache
-from interp.hooks import Edit, Mode, Site, patch
+from interp.hooks import Edit, Mode, Site, narrow, patch
 from interp.models.base import Model
 from interp.prompts import Prompt
 
@@ -160,12 +162,22 @@ class CopiedRows:
         decode(self.model, answers, self.answers, self.cache, self.mask, [p.position for p in self.prompts], logits)
 
 
+_BARE = -2
+
+
+def _first_block(item: RowPatch, n_layers: int) -> int:
+    """The first block that runs otherwise under a patch; none does under no patch."""
+    if item.vector is None:
+        return n_layers
+    return item.layer + 1 if item.head is None else item.layer
+
+
 @dataclass(frozen=True, eq=False)
 class _Pack:
     """Which answer each packed token belongs to; -1 fills up the shorter rows of the batch.
 
     Attributes:
-        slots: the tokens of this step, ``[B, R]``.
+        slots: the tokens of this step, ``[B, R]``; -2 is the bare row.
         tail: the tokens of earlier steps, in the order of the cache behind the prefix, ``[B, S]``.
     """
 
@@ -174,26 +186,51 @@ class _Pack:
 
 
 class PackedRows:
-    """All rows of a query as tokens of one sequence."""
+    """All rows of a query as tokens of one sequence.
+
+    Up to the block that a row is patched at it equals the bare delimiter, so the first step runs the rows in the order
+    of their blocks behind one bare row, each from the block on that first sees its patch.
+    """
 
     def __init__(self, prefix: Prefix, pairs: Pairs) -> None:
-        self.prefix, self.model = prefix, prefix.model
-        by_query: list[list[int]] = [[] for _ in range(len(prefix.mask))]
-        self.sites = []
-        for query, answer in pairs:
-            self.sites.append((query, len(by_query[query])))
-            by_query[query].append(answer)
-        slots = _padded(by_query).to(prefix.mask.device)
-        self.pack = _Pack(slots, slots[:, :0])
-        self.cache = prefix.reopened()
-        self.position = torch.tensor([[prompt.position] for prompt in prefix.prompts], device=slots.device)  # [B, 1]
+        self.prefix, self.model, self.pairs = prefix, prefix.model, pairs
+        self.position = torch.tensor([[prompt.position] for prompt in prefix.prompts], device=prefix.mask.device)
 
     def start(self, patches: Sequence[RowPatch], manner: Manner) -> Float[Tensor, "N V"]:
         """Run the delimiter under each row's patch; the logits of the first answer token, in the order of the pairs."""
-        rows, columns = [query for query, _ in self.sites], [slot for _, slot in self.sites]
-        with patched(self.model, patches, rows, columns, manner):
-            logits = self._step(self.prefix.delimiters[:, None].expand_as(self.pack.slots))
-        return logits[rows, columns]
+        n_layers = self.model.n_layers
+        first = [_first_block(item, n_layers) for item in patches]
+        by_query: list[list[int]] = [[] for _ in self.prefix.prompts]
+        for n in sorted(range(len(patches)), key=first.__getitem__):
+            by_query[self.pairs[n][0]].append(n)
+        longest = max(map(len, by_query))
+        entered = [sorted(first[n] for n in members) for members in by_query]
+        widths = [1 + max(bisect_right(layers, layer) for layers in entered) for layer in range(n_layers)]
+        narrowed = self.model.family.narrows(self.model.module) and sum(widths) < n_layers * longest
+        columns = {n: column + narrowed for members in by_query for column, n in enumerate(members)}
+        slots = _padded([[self.pairs[n][1] for n in members] for members in by_query]).to(self.prefix.mask.device)
+        if narrowed:
+            slots = torch.cat([torch.full_like(slots[:, :1], _BARE), slots], dim=1)
+        self.sites = [(self.pairs[n][0], columns[n]) for n in range(len(patches))]
+        self.pack, self.cache = _Pack(slots, slots[:, :0]), self.prefix.reopened()
+        rows, places = [query for query, _ in self.sites], [column for _, column in self.sites]
+        with ExitStack() as stack:
+            if narrowed:
+                stack.enter_context(narrow(self.model.blocks, widths))
+            stack.enter_context(patched(self.model, patches, rows, places, manner))
+            logits = self._step(self.prefix.delimiters[:, None].expand_as(slots))
+        if narrowed:
+            self._complete_cache(widths)
+        return logits[rows, places]
+
+    def _complete_cache(self, widths: Sequence[int]) -> None:
+        """Give the columns that a block did not run the keys and values of the bare row, which are theirs."""
+        bare, total = self.prefix.mask.shape[1], self.pack.slots.shape[1]
+        for layer, width in zip(self.cache.layers, widths, strict=True):
+            for name in ("keys", "values"):
+                full: Tensor = getattr(layer, name)
+                same = full[:, :, bare : bare + 1].expand(-1, -1, total - width, -1)
+                setattr(layer, name, torch.cat([full, same], dim=2))
 
     def decode(self, answers: Answers, logits: Float[Tensor, "N V"]) -> None:
         """Write the answers out, dropping finished rows from the pack and their tokens from the cache."""

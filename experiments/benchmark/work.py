@@ -37,8 +37,8 @@ from interp.runs import Run
 from interp.tasks import Task
 
 OURS, BARE = "ours", "bare"
-PILOT_TOKENS, PILOT_SITES = 2048, 4
-MEMORY_QUERIES = 64
+PILOT_TOKENS, PILOT_SITES = 1024, 4
+MEMORY_QUERIES = 40
 CAPTURES = ("capture_text", "capture_images")
 DOUBLE_QUERIES, DOUBLE_ROWS = 2, 6
 FULL_FORWARDS: tuple[Role, ...] = ("peer",)

@@ -99,7 +99,7 @@ def environment(folder: Path, requirement: str) -> Path:
         return python
     try:
         venv.create(folder, with_pip=True, clear=True)
-        inside = sysconfig.get_paths(vars={"base": str(folder), "platbase": str(folder)})["purelib"]
+        inside = sysconfig.get_path("purelib", "venv", vars={"base": str(folder), "platbase": str(folder)})
         ours = dict.fromkeys(sysconfig.get_paths()[kind] for kind in ("purelib", "platlib"))
         (Path(inside) / "shared.pth").write_text("\n".join(ours) + "\n", encoding="utf-8")
         command: Sequence[str] = ["install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:"]

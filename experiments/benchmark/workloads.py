@@ -206,7 +206,7 @@ class Materials:
     def _long(self, model: Model, count: int) -> tuple[Prompt, ...]:
         """Queries after contexts of lengths spread over the range; text and image demonstrations by turns."""
         low, high = self.lengths
-        aims = [low + (high - low) * ((0.2 + index * GOLDEN) % 1.0) for index in range(count)]
+        aims = [low + (high - low) * ((0.05 + index * GOLDEN) % 1.0) for index in range(count)]
         turns = zip(aims, self._pictured(), cycle(("text", "image")), strict=False)
         return tuple(self._of_length(model, task, item, modality, aim) for aim, (task, item), modality in turns)
 

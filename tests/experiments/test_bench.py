@@ -116,6 +116,13 @@ def test_every_target_is_measured_or_says_that_it_was_not(finished: Path) -> Non
     assert "| transformer_lens | 4" in (finished / "summary.md").read_text()
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn once, by `finished`; they take seconds."""
+    monkeypatch.setattr(Run, "write_figure", lambda *_, **__: [])
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_stopped_run_continues_with_what_is_missing(place: Place, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "again"
     out.mkdir()
@@ -148,6 +155,7 @@ class Broken(Ours):
         raise NotImplementedError("no such architecture\nand more")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_peer_with_wrong_numbers_is_marked_and_one_that_fails_is_named(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

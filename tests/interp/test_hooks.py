@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from interp.batches import collate
-from interp.hooks import Edit, HookError, capture, patch
+from interp.hooks import Edit, HookError, capture, narrow, patch
 from interp.models.base import Model
 from interp.prompts import Specification, render
 from tests.tiny import LAYERS, WIDTH, picture
@@ -47,7 +47,7 @@ class Stack(nn.Module):
 
 
 def no_hooks(blocks: nn.ModuleList) -> bool:
-    return not any(block._forward_hooks for block in blocks)
+    return not any(block._forward_hooks or block._forward_pre_hooks for block in blocks)
 
 
 def one_edit(vector: Tensor, row: int = 1, column: int = 2, **options: object) -> Edit:
@@ -182,3 +182,49 @@ def test_capture_and_patch_work_under_generate(llava: Model) -> None:
         llava.module.generate(**inputs, **options)
     assert captured.states.shape == (LAYERS, 2, WIDTH)
     torch.testing.assert_close(captured.states[1, 0], vector)
+
+
+class Attending(nn.Module):
+    """A fake block that is called as transformers calls one, and adds up what each column sees."""
+
+    def forward(self, hidden: Tensor, *, attention_mask: Tensor, position_ids: Tensor, **given: object) -> Tensor:
+        self.columns = hidden.shape[1]
+        assert attention_mask.shape[-2:] == (self.columns, self.columns + 2)  # two columns of a cache before them
+        assert position_ids.shape[-1] == self.columns
+        return hidden + attention_mask.sum(-1)[:, 0, :, None] + position_ids[..., None]
+
+
+def run_attending(blocks: nn.ModuleList, hidden: Tensor, **given: object) -> Tensor:
+    n = hidden.shape[1]
+    mask = torch.cat([torch.ones(1, 1, n, 2), torch.eye(n)[None, None]], dim=-1)
+    for block in blocks:
+        hidden = block(hidden, attention_mask=mask, position_ids=torch.full((1, n), 7), **given)
+    return hidden
+
+
+def test_narrowed_blocks_run_the_first_columns_and_the_others_follow_column_0() -> None:
+    blocks = nn.ModuleList(Attending() for _ in range(3))
+    alike = torch.ones(1, 5, 2, dtype=torch.float64)
+    expected = run_attending(blocks, alike)
+    with narrow(blocks, [1, 2, 4]):
+        torch.testing.assert_close(run_attending(blocks, alike), expected)
+    assert [block.columns for block in blocks] == [1, 2, 4]
+    assert no_hooks(blocks)
+    edit = Edit(torch.tensor([0]), torch.tensor([1]), torch.full((1, 2), -3.0, dtype=torch.float64))
+    with patch(blocks, {0: edit}):
+        patched = run_attending(blocks, alike)
+    with narrow(blocks, [1, 2, 4]), patch(blocks, {0: edit}):
+        torch.testing.assert_close(run_attending(blocks, alike), patched)
+    assert not torch.allclose(patched, expected)
+
+
+def test_narrowing_refuses_what_it_cannot_cut() -> None:
+    blocks, alike = nn.ModuleList(Attending() for _ in range(3)), torch.ones(1, 5, 2)
+    with pytest.raises(HookError, match="'alibi', of which it is not known"), narrow(blocks, [1, 2, 4]):
+        run_attending(blocks, alike, alibi=torch.ones(5))
+    assert no_hooks(blocks)
+    for widths in ([1, 2], [2, 1, 4], [0, 1, 2]):
+        with pytest.raises(HookError, match="for 3 blocks; expected as many, growing from 1"), narrow(blocks, widths):
+            pass
+    with pytest.raises(HookError, match="layer 0 0 times"), narrow(blocks, [1, 2, 4]):
+        pass

@@ -273,6 +273,47 @@ def test_pruned_rows_end_early_and_leave_the_others_as_they_are(model: Model, en
                 assert other.token_ids == one.token_ids[:1]
 
 
+@pytest.mark.parametrize("n_vectors", [1, 3])
+def test_block_runs_a_row_only_once_its_patch_can_show(llava: Model, n_vectors: int) -> None:
+    seen: dict[int, list[int]] = {}
+
+    def watch(layer: int) -> Callable[[object, tuple[Tensor, ...], Tensor], None]:
+        return lambda _module, _inputs, output: seen.setdefault(layer, []).append(output.shape[1])
+
+    handles = [attention_norm(block).register_forward_hook(watch(n)) for n, block in enumerate(llava.blocks)]
+    prompts = queries(llava)[:2]
+    rows = [[RowPatch(layer, vector) for layer in range(LAYERS) for vector in vectors(n_vectors)]] * 2
+    try:
+        logits = sweep_logits(llava, prompts, rows, engine="packed")
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert {layer: widths[1] for layer, widths in seen.items()} == {n: 1 + n * n_vectors for n in range(LAYERS)}
+    for prompt, found, mine in zip(prompts, logits, rows, strict=True):
+        expected = torch.stack([separate_logits(llava, prompt, row) for row in mine])
+        torch.testing.assert_close(found, expected, **EXACT)
+
+
+def attention_norm(block: torch.nn.Module) -> torch.nn.Module:
+    return block.get_submodule("input_layernorm")
+
+
+def test_rows_that_begin_late_write_the_same_answers(llava: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ragged queries, bare rows, two modes, heads, several rows a layer, in no order."""
+    prompts, vector = queries(llava), vectors(3)
+    head = torch.ones(llava.head_width, dtype=torch.float64)
+    mixed = [RowPatch(3, vector[0]), RowPatch(0, None), RowPatch(1, vector[1], mode="add"), RowPatch(2, head, head=1)]
+    rows = [[*mixed, RowPatch(3, vector[2])], mixed[2:], [mixed[0], *mixed[:3]]]
+    options = {"engine": "packed", "max_new_tokens": 5, "stop": None}
+    narrow_answers = sweep(llava, prompts, rows, **options)  # type: ignore[arg-type]
+    narrow_logits = sweep_logits(llava, prompts, rows, engine="packed")
+    monkeypatch.setattr(type(llava.family), "narrows", lambda *_: False)
+    assert narrow_answers == sweep(llava, prompts, rows, **options)  # type: ignore[arg-type]
+    for found, expected in zip(narrow_logits, sweep_logits(llava, prompts, rows, engine="packed"), strict=True):
+        torch.testing.assert_close(found, expected, **EXACT)
+    assert [[a.token_ids for a in row] for row in narrow_answers[:1]] != [[narrow_answers[0][1].token_ids] * 5]
+
+
 def test_packed_pruning_shrinks_the_pack(llava: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = queries(llava)[:2]
     widths, lengths, forward = [], [], Model.forward
@@ -285,7 +326,7 @@ def test_packed_pruning_shrinks_the_pack(llava: Model, monkeypatch: pytest.Monke
     monkeypatch.setattr(Model, "forward", watched)
     rows = [[RowPatch(layer, vector) for vector in vectors(4) for layer in range(LAYERS)]] * 2
     sweep(llava, prompts, rows, engine="packed", max_new_tokens=5, stop=None, keep=lambda q, r, _: r == 3)
-    assert widths[1] == 16
+    assert widths[1] == 17  # one bare row goes before
     assert widths[2:] == [1] * (len(widths) - 2)
     assert lengths[2:] == [widths[0] + 1 + n for n in range(1, len(lengths) - 1)]  # the dead rows' tokens are gone
 

@@ -7,6 +7,7 @@ character offsets fall into that text are the image's. Nothing is counted, and a
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -30,6 +31,11 @@ class ImageInputs:
 
     text: str
     features: dict[str, Tensor]
+
+
+BLOCK_ARGUMENTS = {"hidden_states", "attention_mask", "position_ids", "position_embeddings", "cache_position"}
+BLOCK_ARGUMENTS |= {"past_key_values", "use_cache", "kwargs"}
+"""What :func:`interp.hooks.narrow` knows how to give to a block for some of the columns."""
 
 
 class Family:
@@ -137,6 +143,11 @@ class Family:
             and getattr(module, "_supports_attention_backend", False)
             and config._attn_implementation in ("sdpa", "eager")
         )
+
+    def narrows(self, module: PreTrainedModel) -> bool:
+        """Whether blocks can be run on some of the columns: it is known what else they are given."""
+        given = set(inspect.signature(self.blocks(module)[0].forward).parameters)
+        return {"attention_mask", "position_embeddings"} <= given <= BLOCK_ARGUMENTS
 
     def caches(self, module: PreTrainedModel) -> bool:
         """Whether every block keeps the keys and values of all positions, so that a prefix can be continued at will.
