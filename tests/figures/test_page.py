@@ -59,8 +59,20 @@ def test_text_is_left_and_numbers_are_right() -> None:
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(0.123, ".12"), (-0.5, "-.50"), (0.0, ".00"), (0.999, "1.00"), (1e-5, "1.0e-05"), (1234.5, "1,234.50")]
-    + [(12, "12"), ("a", "a"), (None, ""), (float("nan"), ""), (pd.NA, ""), (True, "True")],
+    [
+        (0.123, ".12"),
+        (-0.5, "-.50"),
+        (0.0, ".00"),
+        (0.999, "1.00"),
+        (1e-05, "1.0e-05"),
+        (1234.5, "1,234.50"),
+        (12, "12"),
+        ("a", "a"),
+        (None, ""),
+        (float("nan"), ""),
+        (pd.NA, ""),
+        (True, "True"),
+    ],
 )
 def test_cells_read_well(value: object, shown: str) -> None:
     assert cell(value) == shown
