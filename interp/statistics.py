@@ -129,11 +129,45 @@ def bootstrap_mean(
     return Interval(value, float(found.confidence_interval.low), float(found.confidence_interval.high))
 
 
+def bootstrap_means(
+    values: Float[np.ndarray, "n ..."],
+    *,
+    groups: Sequence[Hashable] | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Float[np.ndarray, "resamples ..."]:
+    """Means of whole arrays, such as curves over layers, in bootstrap resamples of them.
+
+    One resample serves every entry, so that a statistic of the whole mean curve has an interval too.
+
+    Args:
+        values: n arrays of one shape.
+        groups: which query each array belongs to; whole queries are resampled, each with the same weight.
+        resamples: how many.
+        seed: of the resampling.
+
+    Raises:
+        CrosstaskError: there is no array, or not one group for each.
+    """
+    means = group_means(np.asarray(values, dtype=float), groups)
+    n = len(means)
+    weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples) / n
+    return np.tensordot(weights, means, axes=1)
+
+
+def percentiles(
+    resampled: Float[np.ndarray, "resamples ..."], *, confidence: float = _CONFIDENCE
+) -> tuple[Float[np.ndarray, " ..."], Float[np.ndarray, " ..."]]:
+    """The bounds of the percentile interval, over the first axis."""
+    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    return low, high
+
+
 def group_means(
-    values: Float[np.ndarray, " n"],
+    values: Float[np.ndarray, "n ..."],
     groups: Sequence[Hashable] | None,
-) -> Float[np.ndarray, " groups"]:
-    """Mean value of each group, in the order in which groups are first seen; the values themselves without groups.
+) -> Float[np.ndarray, "groups ..."]:
+    """Mean value (or array) of each group, in the order in which groups are first seen; without groups the values.
 
     Raises:
         CrosstaskError: there is no value, or not one group for each.
@@ -146,7 +180,9 @@ def group_means(
         raise CrosstaskError(f"Each answer needs its group; got {len(values)} answers and {len(groups)} groups.")
     index: dict[Hashable, int] = {}
     codes = np.array([index.setdefault(group, len(index)) for group in groups])
-    return np.bincount(codes, weights=values) / np.bincount(codes)
+    totals = np.zeros((len(index), *values.shape[1:]))
+    np.add.at(totals, codes, values)
+    return totals / np.bincount(codes).reshape(-1, *[1] * (values.ndim - 1))
 
 
 def _mcnemar(only_a: int, only_b: int) -> float:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from interp.errors import CrosstaskError
-from interp.statistics import bootstrap_mean, compare_paired, group_means, wilson
+from interp.statistics import bootstrap_mean, bootstrap_means, compare_paired, group_means, percentiles, wilson
 
 
 def enumerated_sign_flip(differences):
@@ -89,6 +89,24 @@ def test_bootstrap_resamples_whole_queries():
     grouped = bootstrap_mean(np.repeat(values, 20), groups=np.repeat(np.arange(20), 20).tolist())
     assert grouped.high - grouped.low > 3 * (alone.high - alone.low)
     assert grouped == bootstrap_mean(values)
+
+
+def test_resampled_curves_have_the_interval_of_each_of_their_points():
+    rng = np.random.default_rng(0)
+    curves, queries = rng.random((60, 4, 2)), [number // 3 for number in range(60)]
+    resampled = bootstrap_means(curves, groups=queries, resamples=4000, seed=1)
+    assert resampled.shape == (4000, 4, 2)
+    low, high = percentiles(resampled)
+    for layer, curve in itertools.product(range(4), range(2)):
+        alone = bootstrap_mean(curves[:, layer, curve], groups=queries)
+        assert (low[layer, curve], high[layer, curve]) == pytest.approx((alone.low, alone.high), abs=0.01)
+
+
+def test_one_resample_serves_the_whole_curve():
+    values = np.random.default_rng(0).random(30)
+    resampled = bootstrap_means(np.stack([values, 1 - values], axis=1))
+    assert np.ptp(resampled[:, 0]) > 0.1
+    assert resampled.sum(axis=1) == pytest.approx(1.0)
 
 
 def test_the_same_seed_gives_the_same_interval():
