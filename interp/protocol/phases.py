@@ -156,8 +156,8 @@ def _switch(
 
 
 def _token_table(work: EvolutionWork) -> pd.DataFrame:
-    rows = [{"set": "task", "of": name, "token_id": i} for name, tokens in work.words.items() for i in tokens]
+    found = [("task", name, tokens) for name, tokens in work.words.items()]
     if work.settings.input == "delimiter":
-        queries = work.settings.queries
-        rows += [{"set": "input", "of": f"{q} queries", "token_id": i} for q in queries for i in work.input_tokens(q)]
-    return pd.DataFrame([row | {"token": spell(work.model.tokenizer, int(row["token_id"]))} for row in rows])
+        found += [("input", f"{query} queries", work.input_tokens(query)) for query in work.settings.queries]
+    rows = [(kind, of, token, spell(work.model.tokenizer, token)) for kind, of, tokens in found for token in tokens]
+    return pd.DataFrame(rows, columns=["set", "of", "token_id", "token"])

@@ -121,8 +121,10 @@ class DecodeWork:
         """The keys of all units in order: states of every task come before the first vector is read."""
         s = self.settings
         names = [*((s.model, source) for source in s.sources), *([(s.base, "text")] if s.base else [])]
-        states = [("states", model, source, task.name) for model, source in names for task in self.tasks]
-        return states + [("read", vector, task.name) for task in self.tasks for vector in s.vectors]
+        units: list[tuple[str, ...]] = []
+        units += [("states", model, source, task.name) for model, source in names for task in self.tasks]
+        units += [("read", vector, task.name) for task in self.tasks for vector in s.vectors]
+        return units
 
     def perform(self, key: tuple[str, ...]) -> None:
         """Do a unit unless the journal holds it."""
@@ -167,10 +169,10 @@ class DecodeWork:
         others = [self.states(vector, other.name).mean(0) for other in self.tasks if other.name != task.name]
         if others:
             rows += self._control_rows(task, OTHERS, torch.stack(others), "tasks")
-        record = {"tokens": self._top(mean), "ranks": rows}
+        record: dict[str, Any] = {"tokens": self._top(mean), "ranks": rows}
         if vector == self.settings.sources[0]:
             drawn = self._random(task.name, vector, mean)
-            record["ranks"] += self._control_rows(task, RANDOM, drawn, "draws")
+            rows += self._control_rows(task, RANDOM, drawn, "draws")
             record["random_tokens"] = self._top(drawn[0])
         return record
 
@@ -221,7 +223,7 @@ class DecodeWork:
 
 def _geometric_row(tokens: str, control: str, logs: Float[np.ndarray, "n L"], over: str, seed: int) -> dict[str, Any]:
     low, high = percentiles(bootstrap_means(logs, seed=seed))
-    return _row(tokens, control, *map(np.exp, (logs.mean(0), low, high)), len(logs), over)
+    return _row(tokens, control, np.exp(logs.mean(0)), np.exp(low), np.exp(high), len(logs), over)
 
 
 def _row(tokens: str, control: str, rank: Any, low: Any, high: Any, n: int, over: str) -> dict[str, Any]:
