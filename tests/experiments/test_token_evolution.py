@@ -65,7 +65,9 @@ def test_last_layer_is_what_the_model_itself_predicts(
     random.Random("kinds, seed 0, queries").shuffle(items)
     tokens = pd.read_csv(finished / "tokens.csv")
     begun = set(tokens[tokens["of"] == "image queries"]["token_id"])
-    words = set(word_token_ids(model.tokenizer, task.words))
+    words, foreign = (
+        set(word_token_ids(model.tokenizer, load_task(str(p)).words)) for p in (place.kinds, place.colours)
+    )
     found: dict[str, list[list[float]]] = {}
     contexts = draw(task.split("selection"), shots=2, contexts=SETS, seed=0, task="kinds")
     for index, context in enumerate(contexts):
@@ -74,15 +76,25 @@ def test_last_layer_is_what_the_model_itself_predicts(
         prompt = query_prompt(model, task, item, "image", source="image", context=shown, template=template)
         logits = model.forward(collate(model, [prompt]).inputs, use_cache=False).logits[0, -1]
         answers = set(first_token_ids(model.tokenizer, item.outputs))
-        sets = [begun - answers - words, words - answers, answers]
-        chances = [sum(logits.softmax(-1)[token].item() for token in own) for own in sets]
-        found.setdefault(item.input, []).append([chance / sum(chances) for chance in chances])
+        others = (items[(index + step) % len(items)] for step in (1, 2, 3))
+        taken = begun | words | answers
+        other_answers = (set(first_token_ids(model.tokenizer, other.outputs)) - taken for other in others)
+        own = [begun - answers - words, words - answers, answers]
+        controls = [foreign - taken, next(filter(None, other_answers))]
+        chances, beside = (
+            [sum(logits.softmax(-1)[token].item() for token in tokens) for tokens in sets] for sets in (own, controls)
+        )
+        shares = [chance / sum(chances) for chance in chances]
+        shares.append(beside[0] / (chances[0] + beside[0] + chances[2]))
+        shares.append(beside[1] / (chances[0] + chances[1] + beside[1]))
+        found.setdefault(item.input, []).append(shares)
     expected = torch.tensor([torch.tensor(rows).mean(0).tolist() for rows in found.values()]).mean(0)
     rows = evolution.query(
         f"task == 'kinds' and query == 'image' and labels == {labels!r} and layer == {tiny.LAYERS - 1}"
     )
-    shares = rows.set_index("curve")["relative"]
-    assert shares[["input", "task", "answer"]].tolist() == pytest.approx(expected.tolist(), abs=1e-6)
+    seen = rows.set_index("curve")["relative"]
+    names = ["input", "task", "answer", "other_task", "other_answer"]
+    assert seen[names].tolist() == pytest.approx(expected.tolist(), abs=1e-6)
     assert (rows["sets"] == SETS).all()
     assert (rows["items"] == 4).all()
 
