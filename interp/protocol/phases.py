@@ -57,12 +57,12 @@ def probabilities(logs: Float[np.ndarray, "S L C"]) -> Float[np.ndarray, "S L 5"
 def switch_layer(before: Float[np.ndarray, "... L"], after: Float[np.ndarray, "... L"]) -> Int[np.ndarray, " ..."]:
     """The layer s that tells two curves apart best; L where `after` never overtakes `before`.
 
-    It has the greatest ``sum over l >= s of (after_l - before_l) - sum over l < s of (after_l - before_l)``, the
-    lowest of equals.
+    It has the greatest ``sum over l >= s of (after_l - before_l) - sum over l < s of (after_l - before_l)``, which is
+    where the running sum of the differences is smallest; the lowest of equals.
     """
     gain = after - before
-    left = np.concatenate([np.zeros((*gain.shape[:-1], 1)), np.cumsum(gain, axis=-1)], axis=-1)
-    return np.argmax(left[..., -1:] - 2 * left, axis=-1)
+    running = np.concatenate([np.zeros((*gain.shape[:-1], 1)), np.cumsum(gain, axis=-1)], axis=-1)
+    return np.argmin(running, axis=-1)
 
 
 def tables(work: EvolutionWork) -> dict[str, pd.DataFrame]:

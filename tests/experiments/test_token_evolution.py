@@ -28,7 +28,7 @@ SETS = 6
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     made = Place(tmp_path_factory.mktemp("place"))
-    (made.kinds / "words.txt").write_text("term\nbaby\n")
+    (made.kinds / "words.txt").write_text("term\ndog\n")  # an answer too
     (made.colours / "words.txt").write_text("the\n")
     return made
 
