@@ -67,7 +67,7 @@ def main(arguments: Arguments) -> None:
     from interp.protocol.bank import slug
     from interp.runs import Run
     from interp.tasks import load_task, task_names
-    from probes.similarities import NOTES, SimilaritySettings, SimilarityWork, make_plan
+    from probes.similarities import NOTES, SimilarityPlan, SimilaritySettings, SimilarityWork
 
     console = Console(soft_wrap=True)
     given = vars(arguments).copy()
@@ -79,14 +79,14 @@ def main(arguments: Arguments) -> None:
     names = [settings.model, *filter(None, [settings.llm])]
     console.print(f"Loading {' and '.join(names)} ...")
     models = common.model_loader(settings.loading, main=settings.model)
-    plan = make_plan(settings, tasks, models(settings.model))
+    plan = SimilarityPlan(settings, tasks, models)
     folder = out or Path("runs") / "similarity" / slug(settings.model)
     fingerprints = {name: models(name).fingerprint for name in names}
     with (
         common.remarks_on(console),
         Run.open(folder, plan.config(), seeds=(settings.seed,), models=fingerprints) as run,
     ):
-        work = SimilarityWork(settings, plan, run, models)
+        work = SimilarityWork(plan, run, models)
         for key in track(work.units(), description="states, cosines, CKA", console=console, transient=True):
             work.perform(key)
         tables, lead = work.tables(), work.describe()

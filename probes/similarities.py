@@ -35,14 +35,13 @@ from torch import Tensor
 from interp.errors import CrosstaskError
 from interp.models.base import Model
 from interp.models.pairs import agreement, check_pair, matched, mismatched
-from interp.prompts import Template
 from interp.protocol.states import KINDS, Kind, StateBank, StatePlan, StateSettings
 from interp.runs import Run
 from interp.statistics import Interval
 from interp.tasks import Split, Task
 from interp.vectors import norm_matched_random
 from probes.shuffles import p_value
-from probes.similarity import Estimator, centred_gram, cka, cka_interval, cka_null
+from probes.similarity import Estimator, cka, cka_interval, cka_null
 
 CENTRINGS = ("raw", "centred")
 EXACT = 6
@@ -99,22 +98,53 @@ class Source:
         return f"{self.model} {self.modality}"
 
 
+class SimilarityPlan(StatePlan):
+    """The contexts of a run and who reads them, checked against the models.
+
+    Attributes:
+        sources: the LLM's first, then the model's; instructions where all tasks have one.
+        layer_map: model -> the layer that stands for each layer of the VLM.
+    """
+
+    settings: SimilaritySettings
+
+    def __init__(self, settings: SimilaritySettings, tasks: Sequence[Task], models: Callable[[str], Model]) -> None:
+        """
+        Raises:
+            CrosstaskError: as :meth:`interp.protocol.states.StatePlan.check` and
+                :func:`interp.models.pairs.check_pair`; or there is one source only, or too few items for three blocks.
+        """
+        super().__init__(settings, tasks)
+        model = models(settings.model)
+        instructed = all(task.instruction_text is not None for task in tasks)
+        ways = ["text", *(["image"] if model.takes_images else []), *(["instruction"] if instructed else [])]
+        of_llm = [Source(settings.llm, way) for way in ways if way != "image"] if settings.llm else []
+        self.sources = of_llm + [Source(settings.model, way) for way in ways]
+        self.layer_map = {settings.model: tuple(range(model.n_layers))}
+        if len(self.sources) < 2:
+            raise CrosstaskError(
+                f"{settings.model!r} with text examples is the only source; name an --llm, or tasks with instructions."
+            )
+        for family, blocks in self.blocks["test"].items():
+            if len(blocks) < 3:
+                raise CrosstaskError(
+                    f"{len(blocks)} blocks of {settings.shots} demonstrations and a dummy query of {family!r}; the "
+                    "intervals of CKA leave blocks out in turn and need three. Use more --blocks or fewer --shots."
+                )
+        if settings.llm:
+            llm = models(settings.llm)
+            report = check_pair(llm, model, template=self.template, layer_map=settings.layer_map)
+            self.layer_map[settings.llm] = report.layer_map
+        self.check(model, ways)
+
+
 class SimilarityWork:
     """Performs the units of a run, and makes its tables from the journal."""
 
-    def __init__(
-        self, settings: SimilaritySettings, plan: StatePlan, run: Run, models: Callable[[str], Model]
-    ) -> None:
-        self.settings, self.plan, self.run = settings, plan, run
+    def __init__(self, plan: SimilarityPlan, run: Run, models: Callable[[str], Model]) -> None:
+        self.plan, self.settings, self.run = plan, plan.settings, run
+        self.sources, self.layer_map = plan.sources, plan.layer_map
         self.bank = StateBank(plan, run, models)
-        model = models(settings.model)
-        self.layer_map = {settings.model: tuple(range(model.n_layers))}
-        if settings.llm:
-            report = check_pair(
-                models(settings.llm), model, template=Template.parse(settings.template), layer_map=settings.layer_map
-            )
-            self.layer_map[settings.llm] = report.layer_map
-        self.sources = sources_of(settings, plan, model)
         read: dict[str, list[str]] = {}
         for source in self.sources:
             read.setdefault(source.model, []).append(source.modality)
@@ -274,8 +304,6 @@ class SimilarityWork:
         return rows
 
     def _aligned(self, x: Any, y: Any, labels: Any, groups: Sequence[str]) -> dict[str, Any]:
-        if not (_varies(x) and _varies(y)):  # the same token everywhere, before it has attended to anything
-            return dict.fromkeys(CKA_COLUMNS)
         options: dict[str, Any] = {"permutations": self.settings.permutations, "seed": self.settings.seed}
         interval = cka_interval(x, y, groups=groups)
         estimators: tuple[Estimator, ...] = ("debiased", "biased")
@@ -365,30 +393,6 @@ CKA_COLUMNS = (
 )  # fmt: skip
 
 
-def sources_of(settings: SimilaritySettings, plan: StatePlan, model: Model) -> list[Source]:
-    """The sources of a run: the LLM's first, then the model's; instructions where all tasks have one."""
-    instructed = all(task.instruction_text is not None for task in plan.tasks.values())
-    ways = ["text", *(["image"] if model.takes_images else []), *(["instruction"] if instructed else [])]
-    of_llm = [Source(settings.llm, way) for way in ways if way != "image"] if settings.llm else []
-    return of_llm + [Source(settings.model, way) for way in ways]
-
-
-def make_plan(settings: SimilaritySettings, tasks: Sequence[Task], model: Model) -> StatePlan:
-    """The contexts of a run, checked against the model.
-
-    Raises:
-        CrosstaskError: as :meth:`interp.protocol.states.StatePlan.check`, or there is only one source.
-    """
-    plan = StatePlan(settings, tasks)
-    sources = sources_of(settings, plan, model)
-    if len(sources) < 2:
-        raise CrosstaskError(
-            f"{settings.model!r} with text examples is the only source; name an --llm, or tasks with instructions."
-        )
-    plan.check(model, [source.modality for source in sources if source.model == settings.model])
-    return plan
-
-
 def basic_interval(value: float, resampled: Float[np.ndarray, " R"]) -> Interval:
     """The 95 % basic bootstrap interval, [2 v - q_97.5, 2 v - q_2.5], for a cosine or a difference of two."""
     low, high = np.quantile(resampled, [0.025, 0.975])
@@ -413,10 +417,3 @@ def matching_p_value(cosines: Float[np.ndarray, "K K"], *, seed: int = 0) -> flo
 def _gap(cosines: Float[Tensor, "L K K"]) -> Float[Tensor, " L"]:
     return matched(cosines) - mismatched(cosines)
 
-
-def _varies(states: Any) -> bool:
-    try:
-        centred_gram(states)
-    except CrosstaskError:
-        return False
-    return True

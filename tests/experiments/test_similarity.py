@@ -162,6 +162,7 @@ def test_model_alone_is_compared_with_itself_across_modalities(place: Place, tmp
         (["--layer-map", 0, 1], "a layer map of 2 layers from 0 to 1 does not fit; expected 4 layers"),
         (["--tasks", "country-capital"], "--tasks names 1 task"),
         (["--blocks", 1], "--blocks is 1; it must be at least 2"),
+        (["--blocks", 2], "2 blocks of 1 demonstrations and a dummy query of 'kinds'"),
     ],
 )
 def test_bad_input_is_one_sentence(
@@ -169,6 +170,7 @@ def test_bad_input_is_one_sentence(
 ) -> None:
     assert run(arguments(place, tmp_path / "out", *more)) == 2
     assert re.search(said, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_same_model_twice_is_refused(
