@@ -53,7 +53,7 @@ def project(states: Float[np.ndarray, "N D"], method: Method, *, seed: int = 0) 
         from sklearn.manifold import TSNE
 
         perplexity = min(PERPLEXITY, (len(states) - 1) / 3)
-        placed = TSNE(2, perplexity=perplexity, metric="cosine", init="random", random_state=seed).fit_transform(states)
+        placed = TSNE(2, perplexity=perplexity, metric="cosine", init="pca", random_state=seed).fit_transform(states)
         return np.asarray(placed, dtype=np.float64)
     import warnings
 
