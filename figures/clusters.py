@@ -45,8 +45,8 @@ def all_figures(tables: Mapping[str, pd.DataFrame], *, layer: int) -> dict[str, 
         ),
         "probes": (
             probe_curves(tables["probes"], layer=layer),
-            "Accuracy of linear probes on items that they have not seen, with 95 % intervals over blocks. Dotted: control "
-            "task (permuted labels on contexts that the probe has seen). Grey: chance.",
+            "Accuracy of linear probes on items that they have not seen, with 95 % intervals over blocks. Dotted: "
+            "control task (permuted labels on contexts that the probe has seen). Grey: chance.",
         ),
         "cosines": (
             cosine_boxes(tables["cosines"], layer=layer),
@@ -126,7 +126,8 @@ def probe_curves(probes: pd.DataFrame, *, layer: int | None = None) -> Figure:
         probes: table with columns kind, layer, scope, train, test, n, accuracy, low, high, chance, control.
         layer: the chosen layer, which is marked.
     """
-    scopes, pairs = list(dict.fromkeys(probes["scope"])), list(dict.fromkeys(zip(probes["train"], probes["test"])))
+    scopes = list(dict.fromkeys(probes["scope"]))
+    pairs = list(dict.fromkeys(zip(probes["train"], probes["test"], strict=True)))
     figure, axes = _grid(len(scopes), len(pairs), size=(2.9, 2.5), sharey="row")
     for row, scope in enumerate(scopes):
         for column, (train, test) in enumerate(pairs):

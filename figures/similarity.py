@@ -28,8 +28,8 @@ def all_figures(tables: Mapping[str, pd.DataFrame], *, layer: int) -> dict[str, 
     drawn = {
         f"matrix_{centring}": (
             cosine_matrices(tables["cosines"], layer=layer, centring=centring),
-            f"Cosines of mean task vectors at layer {layer}, {centring}. Within a source, the means over one half of the "
-            "blocks stand against those over the other half.",
+            f"Cosines of mean task vectors at layer {layer}, {centring}. Within a source, the means over one half of "
+            "the blocks stand against those over the other half.",
         )
         for centring in ("raw", "centred")
     }
@@ -121,22 +121,20 @@ def cka_curves(cka: pd.DataFrame, *, layer: int | None = None) -> Figure:
     """Debiased and biased CKA with their nulls against the layer, a panel per pair of sources and kind of state.
 
     Args:
-        cka: table with columns kind, layer, source, target, n, cka, low, high, null_high, within_task_null_high, biased,
-            biased_null_mean.
+        cka: table with columns kind, layer, source, target, n, cka, low, high, null_high, within_task_null_high,
+            biased, biased_null_mean.
         layer: the chosen layer, which is marked.
     """
     panels = list(dict.fromkeys(zip(cka["source"], cka["target"], cka["kind"], strict=True)))
     figure, axes = _grid(len(panels), columns=2, size=(4.2, 2.5))
     for ax, (a, b, kind) in zip(axes, panels, strict=False):
         panel = cka[(cka["source"] == a) & (cka["target"] == b) & (cka["kind"] == kind)].sort_values("layer")
-        panel = panel.astype({name: float for name in ("cka", "low", "high", "biased")})
+        panel = panel.astype(dict.fromkeys(("cka", "low", "high", "biased"), float))
         at = panel["layer"]
         ax.fill_between(at, panel["low"], panel["high"], color=_MATCHED, alpha=0.15, lw=0)
         ax.plot(at, panel["cka"], color=_MATCHED, label="debiased")
         ax.plot(at, panel["null_high"], color=_MATCHED, ls="--", lw=0.9, label="null: contexts permuted")
-        ax.plot(
-            at, panel["within_task_null_high"], color=_FAMILY, ls="--", lw=0.9, label="null: permuted within tasks"
-        )
+        ax.plot(at, panel["within_task_null_high"], color=_FAMILY, ls="--", lw=0.9, label="null: permuted within tasks")
         ax.plot(at, panel["biased"], color=_MISMATCHED, lw=0.9, label="biased")
         ax.plot(at, panel["biased_null_mean"], color=_MISMATCHED, ls=":", lw=0.9, label="biased, contexts permuted")
         ax.set_title(f"{a}, {b}:\n{KINDS[kind]}, n = {int(panel['n'].max())}", loc="left", fontsize=9)
@@ -166,5 +164,8 @@ def _grid(panels: int, *, columns: int, size: tuple[float, float]) -> tuple[Figu
 def _finish(figure: Figure, axes: list[Axes], panels: int) -> None:
     for ax in axes[panels:]:
         ax.remove()
-    handles = {label: handle for ax in axes[:panels] for handle, label in zip(*ax.get_legend_handles_labels())}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(5, len(handles)), frameon=False)
+    shown: dict[str, Any] = {}
+    for ax in axes[:panels]:
+        handles, labels = ax.get_legend_handles_labels()
+        shown |= dict(zip(labels, handles, strict=True))
+    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=min(5, len(shown)), frameon=False)

@@ -161,7 +161,7 @@ def cluster_scores(
     distances, kinds = cosine_distances(states), codes(labels)
     own = (pairs & (kinds[:, None] == kinds)).sum(axis=1).min()
     if own < 1:
-        raise CrosstaskError("a state has no state of its label with other items to be compared with; use more contexts")
+        raise CrosstaskError("a state has no state of its label with other items to be compared with; use more blocks")
     nearest = neighbours(distances, k=min(k, own), allowed=pairs)
     masked, weights = np.where(pairs, distances, 0.0), pairs.astype(float)
 

@@ -1,4 +1,4 @@
-"""Linear probes: can a linear classifier read the task from a state, and does what it learnt from texts hold for images?
+"""Linear probes: can a linear classifier read the task from a state, and does what it learnt from text hold for images?
 
 A multinomial logistic regression on standardised features (mean and scale of the training states alone) is trained on
 the states of one modality and tested on those of each. Training and test states never show a common item: the groups
@@ -172,11 +172,11 @@ def deal(groups: Labels, labels: Labels, *, folds: int = FOLDS) -> Int[np.ndarra
     names = np.unique(np.asarray(labels))
     counts = [sum(label in found for found in shown.values()) for label in range(len(names))]
     if len(names) < 2:
-        raise CrosstaskError(f"a probe tells labels apart, but every state is labelled {names[0]!r}")
+        raise CrosstaskError(f"a probe tells labels apart, but every state is labelled {str(names[0])!r}")
     if min(counts) < 2:
         few = names[int(np.argmin(counts))]
         raise CrosstaskError(
-            f"{few!r} is shown by {min(counts)} group of items; a probe needs two, one to learn from and one to be tested"
+            f"{str(few)!r} is shown by {min(counts)} group of items; a probe needs two, one to learn from and one to test"
         )
     dealt: dict[tuple[int, ...], int] = {}
     fold = {}

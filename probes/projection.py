@@ -62,5 +62,5 @@ def project(states: Float[np.ndarray, "N D"], method: Method, *, seed: int = 0) 
         from umap import UMAP
 
         count = min(UMAP_NEIGHBOURS, len(states) - 1)
-        placed = UMAP(2, n_neighbors=count, metric="cosine", random_state=seed, n_jobs=1).fit_transform(states)
+        placed = UMAP(n_neighbors=count, metric="cosine", random_state=seed, n_jobs=1).fit_transform(states)
     return np.asarray(placed, dtype=np.float64)

@@ -51,7 +51,9 @@ def shuffled(
     for name, values in (("label", found), ("stratum", layers)):
         mixed = np.flatnonzero(values != values[first][kinds])
         if len(mixed):
-            raise CrosstaskError(f"type {np.asarray(types)[mixed[0]]!r} has more than one {name}; expected one a type")
+            raise CrosstaskError(
+                f"type {str(np.asarray(types)[mixed[0]])!r} has more than one {name}; expected one a type"
+            )
     new = found[first]
     for stratum in np.unique(layers):
         members = np.flatnonzero(layers[first] == stratum)

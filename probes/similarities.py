@@ -50,13 +50,13 @@ PERMUTED = 999
 RANDOM_DRAWS = 100
 NOTES = {
     "chosen_layers": "Mean cosine of mean task vectors at the chosen layer. Matched: the same task in both sources. "
-    "Mismatched: different tasks; same family: different tasks over the same items. Random: 95 % of random directions in "
-    "place of the second source. p: share of all ways to match tasks with tasks that give as high a mean. Intervals: "
-    "basic bootstrap over blocks of items, none where neither source has more than its one instruction. A source beside "
-    "itself: one half of its blocks against the other.",
-    "chosen_cka": "Linear CKA of the states of single contexts at the chosen layer, both sources reading the same. Null: "
-    "mean and 95th percentile with the contexts of one source permuted; within task: only among contexts of one task. "
-    "The interval is a jackknife over blocks.",
+    "Mismatched: different tasks; same family: different tasks over the same items. Random: 95 % of random directions "
+    "in place of the second source. p: share of all ways to match tasks with tasks that give as high a mean. "
+    "Intervals: basic bootstrap over blocks of items, none where neither source has more than its one instruction. A "
+    "source beside itself: one half of its blocks against the other.",
+    "chosen_cka": "Linear CKA of the states of single contexts at the chosen layer, both sources reading the same. "
+    "Null: mean and 95th percentile with the contexts of one source permuted; within task: only among contexts of one "
+    "task. The interval is a jackknife over blocks.",
 }
 """What the report says below the tables that it shows."""
 
@@ -179,7 +179,7 @@ class SimilarityWork:
 
     def contexts(self, source: Source, split: Split, kind: Kind = "task_vector") -> Float[Tensor, "K N L D"]:
         """States of every task and block, the mean over the block's orders; one per task of an instruction."""
-        found = self.bank.states(source.model, [source.modality], split).values[kind]
+        found = self.bank.states(source.model, [source.modality], split).by_kind[kind]
         found = found[:, list(self.layer_map[source.model])].double()
         once = source.modality == "instruction"
         blocks = 1 if once else len(next(iter(self.plan.blocks[split].values())))
@@ -367,12 +367,13 @@ class SimilarityWork:
         """What was run on how much, and the numbers of the chosen layer, in a few sentences."""
         settings, (a, b) = self.settings, self.compared
         blocks = {split: len(next(iter(found.values()))) for split, found in self.plan.blocks.items()}
+        names = ", ".join(source.name for source in self.sources)
         lines = [
-            f"How alike are task vectors of {len(settings.tasks)} tasks between {', '.join(s.name for s in self.sources)}? "
-            f"Contexts of {settings.shots} demonstrations; {blocks['test']} blocks of items a family, each read in "
+            f"How alike are task vectors of {len(settings.tasks)} tasks between {names}? Contexts of "
+            f"{settings.shots} demonstrations; {blocks['test']} blocks of items a family, each read in "
             f"{settings.orders} orders by every source.",
-            f"Layer {self.layer} of {len(self.layers)} was chosen on {blocks['selection']} other blocks a family, by the "
-            f"centred gap between matched and mismatched tasks of {a.name} and {b.name}.",
+            f"Layer {self.layer} of {len(self.layers)} was chosen on {blocks['selection']} other blocks a family, by "
+            f"the centred gap between matched and mismatched tasks of {a.name} and {b.name}.",
         ]
         chosen = self.tables()["chosen_layers"]
         for row in chosen[chosen["source"] != chosen["target"]].itertuples():
@@ -380,9 +381,9 @@ class SimilarityWork:
                 interval = "" if pd.isna(row.gap_low) else f" [{row.matched_low:.2f}, {row.matched_high:.2f}]"
                 raw = chosen[(chosen["source"] == row.source) & (chosen["target"] == row.target)].iloc[0]
                 lines.append(
-                    f"{row.source} and {row.target}: centred cosine {row.matched:.2f}{interval} for the same task against "
-                    f"{row.mismatched:.2f} for different ones (raw {raw['matched']:.2f} against {raw['mismatched']:.2f}), "
-                    f"p = {row.p:.2g}."
+                    f"{row.source} and {row.target}: centred cosine {row.matched:.2f}{interval} for the same task "
+                    f"against {row.mismatched:.2f} for different ones (raw {raw['matched']:.2f} against "
+                    f"{raw['mismatched']:.2f}), p = {row.p:.2g}."
                 )
         return lines
 
@@ -416,4 +417,3 @@ def matching_p_value(cosines: Float[np.ndarray, "K K"], *, seed: int = 0) -> flo
 
 def _gap(cosines: Float[Tensor, "L K K"]) -> Float[Tensor, " L"]:
     return matched(cosines) - mismatched(cosines)
-

@@ -79,9 +79,7 @@ def centred_gram(states: Float[np.ndarray, "N D"], *, estimator: Estimator = "de
     return gram
 
 
-def cka(
-    a: Float[np.ndarray, "N D"], b: Float[np.ndarray, "N E"], *, estimator: Estimator = "debiased"
-) -> float:
+def cka(a: Float[np.ndarray, "N D"], b: Float[np.ndarray, "N E"], *, estimator: Estimator = "debiased") -> float:
     """Linear centred kernel alignment of two representations of the same N contexts, row by row.
 
     Args:

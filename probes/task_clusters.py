@@ -40,18 +40,18 @@ from probes.linear import probe
 from probes.projection import METHODS, Method, check_count, project
 from probes.similarity import cosine_matrix
 
-
 NOTES = {
-    "chosen_clusters": "Silhouette and nearest-neighbour purity at the chosen layer, each with a 95 % bootstrap interval "
-    "over blocks of items, the mean and the 95th percentile over permuted labels (chance), and the share of permuted "
-    "labellings that reach the value (p, uncorrected for the number of rows). Among: which states a state is compared "
-    "with; those that show a common item are left out everywhere.",
-    "chosen_probes": "Linear probes at the chosen layer, tested on items that they have not seen. Control: the same probe "
-    "on labels permuted over contexts, tested on other orders of contexts that it has seen. Selectivity: accuracy minus "
-    "control. p: share of permuted labellings, with probes trained anew, that are predicted as well. A probe within "
-    "families tells only the tasks of one family apart.",
-    "chosen_cosines": "Cosines at the chosen layer between states that show no common item; centred: after the mean over "
-    "all contexts has been taken off. The interval is of the mean, over blocks; q05 to q95 are quantiles of the pairs.",
+    "chosen_clusters": "Silhouette and nearest-neighbour purity at the chosen layer, each with a 95 % bootstrap "
+    "interval over blocks of items, the mean and the 95th percentile over permuted labels (chance), and the share of "
+    "permuted labellings that reach the value (p, uncorrected for the number of rows). Among: which states a state is "
+    "compared with; those that show a common item are left out everywhere.",
+    "chosen_probes": "Linear probes at the chosen layer, tested on items that they have not seen. Control: the same "
+    "probe on labels permuted over contexts, tested on other orders of contexts that it has seen. Selectivity: "
+    "accuracy minus control. p: share of permuted labellings, with probes trained anew, that are predicted as well. A "
+    "probe within families tells only the tasks of one family apart.",
+    "chosen_cosines": "Cosines at the chosen layer between states that show no common item; centred: after the mean "
+    "over all contexts has been taken off. The interval is of the mean, over blocks; q05 to q95 are quantiles of the "
+    "pairs.",
 }
 """What the report says below the tables that it shows."""
 
@@ -109,7 +109,7 @@ class View:
 
 def views(index: pd.DataFrame) -> list[View]:
     """The questions that the contexts of an index can answer."""
-    everyone = np.ones(len(index), dtype=bool)
+    everyone, several = np.ones(len(index), dtype=bool), len(set(index["modality"])) > 1
     shared = index.groupby("family")["task"].transform("nunique").to_numpy() > 1
     found = []
     for among, rows, strata in (("all", everyone, None), ("same family", shared, "family")):
@@ -120,10 +120,10 @@ def views(index: pd.DataFrame) -> list[View]:
         if strata:
             pairs = _equal(part["family"])
         found.append(View("task", among, rows, pairs, strata))
-        if index["modality"].nunique() > 1:
+        if several:
             name = "other modality" if among == "all" else f"{among}, other modality"
             found.append(View("task", name, rows, pairs & ~_equal(part["modality"]), strata))
-    if index["modality"].nunique() > 1:
+    if several:
         found.append(View("modality", "all", everyone, np.ones((len(index), len(index)), dtype=bool), "context"))
     return found
 
@@ -366,15 +366,16 @@ class ClusterWork:
         count, other = (len(next(iter(blocks[split].values()))) for split in ("test", "selection"))
         families = len(blocks["test"])
         return [
-            f"Do the states of {settings.model} cluster by task or by modality? {len(settings.tasks)} tasks in {families} "
-            f"families; contexts of {settings.shots} demonstrations as {' and as '.join(settings.modalities)}; {count} "
-            f"blocks of items a family, each read in {settings.orders} orders: {len(self.scored.index)} contexts. States "
-            "that show a common item are never compared with each other, and no probe is tested on items that it has "
-            "seen.",
+            f"Do the states of {settings.model} cluster by task or by modality? {len(settings.tasks)} tasks in "
+            f"{families} families; contexts of {settings.shots} demonstrations as "
+            f"{' and as '.join(settings.modalities)}; {count} blocks of items a family, each read in {settings.orders} "
+            f"orders: {len(self.scored.index)} contexts. States that show a common item are never compared with each other, and "
+            "no probe is tested on items that it has seen.",
             "A context embedding is the mean state over the tokens of the demonstrations' inputs; a task vector is the "
             "state at the delimiter after the dummy query.",
-            f"Layer {self.layer} of {len(self.layers)} was chosen on {other} other blocks a family, by the silhouette of "
-            f"task vectors ({'against the other modality' if self.across != 'all' else 'among all'}); {self.verdict()}",
+            f"Layer {self.layer} of {len(self.layers)} was chosen on {other} other blocks a family, by the silhouette "
+            f"of task vectors ({'against the other modality' if self.across != 'all' else 'among all'}); "
+            f"{self.verdict()}",
         ]
 
     def verdict(self) -> str:
@@ -392,8 +393,8 @@ class ClusterWork:
             row = rows.loc[("task", self.across, "purity")]
             where = "the other modality" if self.across != "all" else "other items"
             parts.append(
-                f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}] of the nearest contexts of {where} do the same "
-                f"task (chance {row['chance']:.2f})"
+                f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}] of the nearest contexts of {where} do the "
+                f"same task (chance {row['chance']:.2f})"
             )
             said.append(f"{kind.replace('_', ' ')}s have silhouettes of " + ", ".join(parts))
         return "there " + "; ".join(said) + "."

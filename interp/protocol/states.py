@@ -1,10 +1,10 @@
 """States of many contexts, for probes: which items they show, what is read from them, and where they are kept.
 
 Contexts of :mod:`interp.protocol.contexts` share items with each other, so that a probe could tell tasks by items. Here
-a family's items are dealt into *blocks* of `shots` + 1, and a context shows one block and nothing else: two blocks never
-share an item. Every task of the family and every modality reads the same blocks, each in `orders` orders with another
-dummy query, so that a block is a group whose members are never compared with each other. Blocks of the selection
-split choose layers, those of the test split are scored.
+a family's items are dealt into *blocks* of `shots` + 1, and a context shows one block and nothing else: two blocks
+never share an item. Every task of the family and every modality reads the same blocks, each in `orders` orders with
+another dummy query, so that a block is a group whose members are never compared with each other. Blocks of the
+selection split choose layers, those of the test split are scored.
 
 Of a context two states are kept, at every layer:
 
@@ -105,20 +105,15 @@ class States:
 
     Attributes:
         index: N rows with columns task, family, modality, block (unique over families), order.
-        values: kind of state -> ``[N, L, D]``.
+        by_kind: kind of state -> ``[N, L, D]``.
     """
 
     index: pd.DataFrame
-    values: dict[Kind, Float[Tensor, "N L D"]]
+    by_kind: dict[Kind, Float[Tensor, "N L D"]]
 
     def of(self, kind: Kind, layer: int) -> Any:
         """The states of one kind and layer as a float64 array [N, D]."""
-        return self.values[kind][:, layer].double().numpy()
-
-    def where(self, rows: pd.Series) -> States:
-        """The contexts for which a condition on the index holds."""
-        kept = torch.tensor(rows.to_numpy())
-        return States(self.index[rows].reset_index(drop=True), {k: v[kept] for k, v in self.values.items()})
+        return self.by_kind[kind][:, layer].double().numpy()
 
 
 @dataclass(frozen=True)
@@ -136,7 +131,8 @@ class StateUnit:
 
     @property
     def path(self) -> str:
-        return f"states/{slug(self.model)}/{'-'.join(filter(None, (slug(self.task), self.modality, self.split)))}.safetensors"
+        name = "-".join(filter(None, (slug(self.task), self.modality, self.split)))
+        return f"states/{slug(self.model)}/{name}.safetensors"
 
 
 class StatePlan:

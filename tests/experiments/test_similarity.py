@@ -173,8 +173,6 @@ def test_bad_input_is_one_sentence(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_same_model_twice_is_refused(
-    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_same_model_twice_is_refused(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(arguments(place, tmp_path / "out", "--llm", place.vlm)) == 2
     assert "--llm and --model are both" in capsys.readouterr().err

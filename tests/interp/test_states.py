@@ -35,7 +35,8 @@ def test_blocks_share_no_item_and_all_families_have_as_many(plan: StatePlan) -> 
         for blocks in families.values():
             names = [name for block in blocks for name in block]
             assert len(names) == len(set(names)) == 3 * len(blocks)
-    assert not set(sum(plan.blocks["test"]["countries"], [])) & set(sum(plan.blocks["selection"]["countries"], []))
+    chosen, scored = ({n for block in plan.blocks[s]["countries"] for n in block} for s in ("selection", "test"))
+    assert not chosen & scored
 
 
 def test_tasks_of_a_family_read_the_same_items_in_the_same_order(plan: StatePlan) -> None:
@@ -94,7 +95,9 @@ def test_context_embedding_is_the_mean_state_over_the_demonstrations_inputs(
     found = extract_states(llava, prompts)["context_embedding"]
     for prompt, mean in zip(prompts, found, strict=True):
         output = llava.forward(collate(llava, [prompt]).inputs, use_cache=False, output_hidden_states=True)
-        spans = [*prompt.spans("input", example=0), *prompt.spans("input", example=1)] or [slice(1, prompt.n_tokens - 1)]
+        spans = [*prompt.spans("input", example=0), *prompt.spans("input", example=1)] or [
+            slice(1, prompt.n_tokens - 1)
+        ]
         tokens = [token for span in spans for token in range(span.start, span.stop)]
         assert embedded_tokens(prompt).tolist() == tokens
         expected = output.hidden_states[2][0, tokens].mean(0)  # after block 1
@@ -129,4 +132,4 @@ def test_bad_settings_are_one_sentence(changes: dict, said: str) -> None:
 def test_too_few_items_for_two_blocks_are_refused() -> None:
     tasks = [load_task(name) for name in ("animal-young", "food-color")]
     with pytest.raises(CrosstaskError, match="'animal-young' has 29 selection items; two blocks of 19 demonstrations"):
-        StatePlan(settings(tasks=tuple(task.name for task in tasks), shots=19), tasks).blocks
+        StatePlan(settings(tasks=tuple(task.name for task in tasks), shots=19), tasks)

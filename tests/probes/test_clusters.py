@@ -63,7 +63,9 @@ def test_states_that_share_items_do_not_vouch_for_each_other() -> None:
 def test_among_the_other_modality_only_a_shared_direction_counts() -> None:
     states, index = made("context", strength=0.0)
     rng = np.random.default_rng(1)
-    states += 3 * rng.normal(size=(8, 30))[2 * index["task"] + index["modality"]]  # a direction for each task and modality
+    states += (
+        3 * rng.normal(size=(8, 30))[2 * index["task"] + index["modality"]]
+    )  # a direction for each task and modality
     other = index["modality"][:, None] != index["modality"]
     options = {"groups": index["block"], "types": index["context"], "permutations": 19}
     assert cluster_scores(states, index["task"], **options)["purity"].value.value == 1.0

@@ -74,9 +74,8 @@ def test_states_that_give_away_their_items_alone_are_not_selective_and_not_read_
     assert scores["text"].accuracy.value < 0.6
     assert scores["text"].control > 0.9
     assert scores["text"].selectivity.high < 0
-    leaked = predict(
-        contexts.states, contexts.task, contexts.order, train=contexts.modality == 0, strata=np.zeros_like(contexts.task)
-    )
+    alone = np.zeros_like(contexts.task)
+    leaked = predict(contexts.states, contexts.task, contexts.order, train=contexts.modality == 0, strata=alone)
     assert (leaked == contexts.task)[contexts.modality == 0].mean() > 0.9
 
 
@@ -116,7 +115,7 @@ def test_folds_keep_groups_whole_and_spread_every_label() -> None:
     ("labels", "groups", "said"),
     [
         ([0, 0, 0, 0], [0, 1, 2, 3], "every state is labelled"),
-        ([0, 0, 1, 1], [0, 1, 2, 2], "1 is shown by 1 group of items"),
+        ([0, 0, 1, 1], [0, 1, 2, 2], "'1' is shown by 1 group of items"),
     ],
 )
 def test_too_little_to_learn_from_is_refused(labels: list[int], groups: list[int], said: str) -> None:

@@ -34,7 +34,7 @@ def test_labels_stay_within_their_stratum() -> None:
 
 
 def test_type_with_two_labels_is_refused() -> None:
-    with pytest.raises(CrosstaskError, match="type 0 has more than one label"):
+    with pytest.raises(CrosstaskError, match="type '0' has more than one label"):
         shuffled(["a", "b"], types=[0, 0], rng=np.random.default_rng(0))
     with pytest.raises(CrosstaskError, match="2 states, but 1 types"):
         shuffled(["a", "b"], types=[0], rng=np.random.default_rng(0))
