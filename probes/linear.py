@@ -174,9 +174,9 @@ def deal(groups: Labels, labels: Labels, *, folds: int = FOLDS) -> Int[np.ndarra
     if len(names) < 2:
         raise CrosstaskError(f"a probe tells labels apart, but every state is labelled {str(names[0])!r}")
     if min(counts) < 2:
-        few = names[int(np.argmin(counts))]
+        few = str(names[int(np.argmin(counts))])
         raise CrosstaskError(
-            f"{str(few)!r} is shown by {min(counts)} group of items; a probe needs two, one to learn from and one to test"
+            f"{few!r} is shown by {min(counts)} group of items; a probe needs two, one to learn from and one to test"
         )
     dealt: dict[tuple[int, ...], int] = {}
     fold = {}

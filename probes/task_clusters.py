@@ -369,8 +369,8 @@ class ClusterWork:
             f"Do the states of {settings.model} cluster by task or by modality? {len(settings.tasks)} tasks in "
             f"{families} families; contexts of {settings.shots} demonstrations as "
             f"{' and as '.join(settings.modalities)}; {count} blocks of items a family, each read in {settings.orders} "
-            f"orders: {len(self.scored.index)} contexts. States that show a common item are never compared with each other, and "
-            "no probe is tested on items that it has seen.",
+            f"orders: {len(self.scored.index)} contexts. States that show a common item are never "
+            "compared with each other, and no probe is tested on items that it has seen.",
             "A context embedding is the mean state over the tokens of the demonstrations' inputs; a task vector is the "
             "state at the delimiter after the dummy query.",
             f"Layer {self.layer} of {len(self.layers)} was chosen on {other} other blocks a family, by the silhouette "

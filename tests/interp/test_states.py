@@ -95,9 +95,8 @@ def test_context_embedding_is_the_mean_state_over_the_demonstrations_inputs(
     found = extract_states(llava, prompts)["context_embedding"]
     for prompt, mean in zip(prompts, found, strict=True):
         output = llava.forward(collate(llava, [prompt]).inputs, use_cache=False, output_hidden_states=True)
-        spans = [*prompt.spans("input", example=0), *prompt.spans("input", example=1)] or [
-            slice(1, prompt.n_tokens - 1)
-        ]
+        spans = [*prompt.spans("input", example=0), *prompt.spans("input", example=1)]
+        spans = spans or [slice(1, prompt.n_tokens - 1)]  # the instruction
         tokens = [token for span in spans for token in range(span.start, span.stop)]
         assert embedded_tokens(prompt).tolist() == tokens
         expected = output.hidden_states[2][0, tokens].mean(0)  # after block 1
