@@ -89,7 +89,8 @@ def main(arguments: Arguments) -> None:
         work = SimilarityWork(plan, run, models)
         for key in track(work.units(), description="states, cosines, CKA", console=console, transient=True):
             work.perform(key)
-        tables, lead = work.tables(), work.describe()
+        tables = work.tables()
+        lead = work.describe(tables)
         report = common.write_results(
             run,
             title=f"How alike task vectors of {settings.model} are",

@@ -87,7 +87,8 @@ def main(arguments: Arguments) -> None:
         work = ClusterWork(settings, plan, run, models)
         for key in track(work.units(), description="states, clusters, probes", console=console, transient=True):
             work.perform(key)
-        tables, lead = work.tables(), work.describe()
+        tables = work.tables()
+        lead = work.describe(tables)
         report = common.write_results(
             run,
             title=f"Task or modality: what the states of {settings.model} cluster by",

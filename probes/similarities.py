@@ -21,7 +21,7 @@ a percentile bootstrap would lie below the cosine of the means, as resampled mea
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -244,11 +244,12 @@ class SimilarityWork:
             for centring in CENTRINGS:
                 cosines = getattr(whole, centring)
                 row: dict[str, Any] = {"layer": layer, "source": a.name, "target": b.name, "centring": centring}
-                for name, measure in (("matched", matched), ("mismatched", mismatched), ("gap", _gap)):
+                for name, measure, most in (("matched", matched, 1), ("mismatched", mismatched, 1), ("gap", _gap, 2)):
                     value = float(measure(cosines)[0])
                     row |= {name: value, f"{name}_low": None, f"{name}_high": None}
                     if drawn is not None:
-                        interval = basic_interval(value, measure(getattr(drawn, centring)).numpy())
+                        resampled = measure(getattr(drawn, centring)).numpy()
+                        interval = basic_interval(value, resampled, least=-most, most=most)
                         row |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
                 chance = matched(getattr(random, centring)).numpy()
                 row |= {
@@ -363,7 +364,7 @@ class SimilarityWork:
             raise LookupError(f"{key} is not in the journal")
         return record
 
-    def describe(self) -> list[str]:
+    def describe(self, tables: Mapping[str, pd.DataFrame]) -> list[str]:
         """What was run on how much, and the numbers of the chosen layer, in a few sentences."""
         settings, (a, b) = self.settings, self.compared
         blocks = {split: len(next(iter(found.values()))) for split, found in self.plan.blocks.items()}
@@ -375,7 +376,7 @@ class SimilarityWork:
             f"Layer {self.layer} of {len(self.layers)} was chosen on {blocks['selection']} other blocks a family, by "
             f"the centred gap between matched and mismatched tasks of {a.name} and {b.name}.",
         ]
-        chosen = self.tables()["chosen_layers"]
+        chosen = tables["chosen_layers"]
         for row in chosen[chosen["source"] != chosen["target"]].itertuples():
             if row.centring == "centred":
                 interval = "" if pd.isna(row.gap_low) else f" [{row.matched_low:.2f}, {row.matched_high:.2f}]"
@@ -394,10 +395,12 @@ CKA_COLUMNS = (
 )  # fmt: skip
 
 
-def basic_interval(value: float, resampled: Float[np.ndarray, " R"]) -> Interval:
-    """The 95 % basic bootstrap interval, [2 v - q_97.5, 2 v - q_2.5], for a cosine or a difference of two."""
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    return Interval(value, float(2 * value - high), float(2 * value - low))
+def basic_interval(
+    value: float, resampled: Float[np.ndarray, " R"], *, least: float = -1.0, most: float = 1.0
+) -> Interval:
+    """The 95 % basic bootstrap interval, [2 v - q_97.5, 2 v - q_2.5], cut at `least` and `most`."""
+    low, high = (2 * value - q for q in np.quantile(resampled, [0.975, 0.025]))
+    return Interval(value, float(max(least, low)), float(min(most, high)))
 
 
 def matching_p_value(cosines: Float[np.ndarray, "K K"], *, seed: int = 0) -> float:

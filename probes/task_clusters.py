@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -360,7 +360,7 @@ class ClusterWork:
             raise LookupError(f"{key} is not in the journal")
         yield from record["rows"]
 
-    def describe(self) -> list[str]:
+    def describe(self, tables: Mapping[str, pd.DataFrame]) -> list[str]:
         """What was run on how much, in a few sentences."""
         settings, blocks = self.settings, self.plan.blocks
         count, other = (len(next(iter(blocks[split].values()))) for split in ("test", "selection"))
@@ -375,13 +375,11 @@ class ClusterWork:
             "state at the delimiter after the dummy query.",
             f"Layer {self.layer} of {len(self.layers)} was chosen on {other} other blocks a family, by the silhouette "
             f"of task vectors ({'against the other modality' if self.across != 'all' else 'among all'}); "
-            f"{self.verdict()}",
+            f"{self.verdict(tables['chosen_clusters'])}",
         ]
 
-    def verdict(self) -> str:
+    def verdict(self, clusters: pd.DataFrame) -> str:
         """The numbers of the chosen layer in a sentence, without an opinion."""
-        tables = self.tables()
-        clusters = tables["clusters"][tables["clusters"]["layer"] == self.layer]
         said = []
         for kind in KINDS:
             rows = clusters[clusters["kind"] == kind].set_index(["label", "among", "metric"])

@@ -146,7 +146,9 @@ class StatePlan:
         self.settings = settings
         self.tasks = {task.name: task for task in tasks}
         self.template = Template.parse(settings.template)
-        self.blocks = {split: deal_blocks(tasks, split, settings) for split in SPLITS}
+        self.blocks: dict[str, dict[str, list[list[str]]]] = {
+            split: deal_blocks(tasks, split, settings) for split in SPLITS
+        }
 
     def contexts(self, task: Task, split: str) -> list[Context]:
         """The contexts of a task: all orders of the first block, then of the second, and so on."""

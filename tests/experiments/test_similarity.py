@@ -105,6 +105,7 @@ def test_layer_is_chosen_on_other_blocks_between_text_and_image(place: Place, fi
     assert len(chosen) == 13 * 2
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_report_and_figures_are_written_and_the_report_is_the_last_line(
     place: Place, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -118,6 +119,7 @@ def test_report_and_figures_are_written_and_the_report_is_the_last_line(
     }
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_killed_run_continues_to_the_same_tables(place: Place, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "again"
     out.mkdir()
@@ -135,6 +137,7 @@ def test_killed_run_continues_to_the_same_tables(place: Place, finished: Path, t
         assert (out / f"{name}.csv").read_bytes() == (finished / f"{name}.csv").read_bytes(), name
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_layer_map_says_which_layer_of_the_llm_is_read(place: Place, finished: Path, tmp_path: Path) -> None:
     assert run(arguments(place, tmp_path / "out", "--layer-map", 3, 2, 1, 0)) == 0
     straight, mapped = (pd.read_csv(folder / "cosines.csv") for folder in (finished, tmp_path / "out"))
@@ -146,6 +149,7 @@ def test_layer_map_says_which_layer_of_the_llm_is_read(place: Place, finished: P
     )
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_model_alone_is_compared_with_itself_across_modalities(place: Place, tmp_path: Path) -> None:
     given = arguments(place, tmp_path / "out")
     given[given.index("--llm") + 1] = ""

@@ -113,6 +113,7 @@ def test_cosines_of_every_relation_are_there(finished: Path) -> None:
     assert ((cosines["low"] <= cosines["mean"]) & (cosines["mean"] <= cosines["high"])).all()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_report_and_figures_are_written_and_the_report_is_the_last_line(
     place: Place, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -128,6 +129,7 @@ def test_report_and_figures_are_written_and_the_report_is_the_last_line(
     }
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_killed_run_continues_to_the_same_tables(place: Place, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "again"
     out.mkdir()
@@ -146,6 +148,7 @@ def test_killed_run_continues_to_the_same_tables(place: Place, finished: Path, t
         assert (out / f"{name}.csv").read_bytes() == (finished / f"{name}.csv").read_bytes(), name
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_tasks_of_one_family_are_told_apart_within_it(tmp_path: Path, place: Place) -> None:
     given = ["--tasks", "country-capital", "country-currency", "food-color", "food-flavor", "--modalities", "text"]
     more = [*given, "--blocks", 2, "--choice-blocks", 2, "--projections", "pca"]
@@ -175,6 +178,7 @@ def test_bad_input_is_one_sentence(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_model_without_images_is_not_asked_images_unless_told_to(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

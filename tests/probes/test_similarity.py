@@ -99,8 +99,9 @@ def test_centred_cosines_do_not_see_what_all_states_share() -> None:
 
 def test_basic_interval_mirrors_resamples_about_the_value() -> None:
     resampled = np.linspace(0.5, 0.7, 1001)
-    found = basic_interval(0.8, resampled)
-    assert (found.low, found.high) == pytest.approx((0.905, 1.095), abs=1e-3)
+    assert basic_interval(0.7, resampled) == pytest.approx((0.7, 0.705, 0.895), abs=1e-3)
+    assert basic_interval(0.8, resampled).high == 1.0
+    assert basic_interval(0.8, resampled, most=2).high == pytest.approx(1.095, abs=1e-3)
 
 
 def test_matching_is_tested_against_all_ways_to_match() -> None:
