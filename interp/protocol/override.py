@@ -8,7 +8,7 @@
                    prefix    the vector's question as an instruction before everything (the system prompt of Luo et al.)
                    patch     the vector at the chosen layer
                    random    a random direction of its norm there
-                   wrong     the mean of the vectors of other tasks there (with questions of its own: the next item's)
+                   wrong     the mean of the vectors of other tasks there (of VQA files: of another question)
                    majority  the most frequent answer to the vector's question on the selection split, without a model
 3. judge       the same answers by a model, if one is named; layers are always chosen by the rule
 
@@ -179,7 +179,10 @@ class OverrideWork:
                 found.query_task is None and c.item.caption is None for c in found.conflicts
             ):
                 raise CrosstaskError(f"the pictures of the set {found.name!r} have no captions; use --query image.")
-            self._other_tasks(found)
+            if found.vector_task is not None:
+                self._other_tasks(found)
+            for conflict in self.tested(found) if found.vector_task is None else ():
+                self._other_questions(found, conflict)
             self._prompts(found, self.tested(found)[:1])
 
     def units(self) -> list[str]:
@@ -257,11 +260,10 @@ class OverrideWork:
         return self._mean(found.vector_task, source, exclude=conflict.item.input)
 
     def wrong(self, found: ConflictSet, conflict: Conflict, source: str) -> Float[Tensor, "L D"]:
-        """The mean vector of other tasks; with questions of its own, the vector of the next item's question."""
+        """The mean vector of other tasks; with questions of its own, the vector of another item's question."""
         if found.vector_task is None:
-            others = [c for c in self.tested(found) if c.vector.question != conflict.vector.question]
-            later = [c for c in others if c.item.input > conflict.item.input] or others
-            return self._instruction(min(later, key=lambda c: c.item.input).vector.question)
+            others = self._other_questions(found, conflict)
+            return self._instruction(others[zlib.crc32(conflict.item.input.encode()) % len(others)])
         tasks = self._other_tasks(found)
         read = [self._instruction(t.instruction) if source == "instruction" else self._mean(t, source) for t in tasks]
         return torch.stack(read).mean(0)
@@ -272,13 +274,7 @@ class OverrideWork:
         Raises:
             CrosstaskError: there is none.
         """
-        if found.vector_task is None:
-            if len({c.vector.question for c in self.tested(found)}) < 2:
-                raise CrosstaskError(
-                    f"the set {found.name!r} asks one question only, and the wrong vector needs another; use more "
-                    "--test-items."
-                )
-            return []
+        assert found.vector_task is not None
         assert found.query_task is not None
         own = {found.vector_task.name, found.query_task.name}
         tasks = {s.vector_task.name: s.vector_task for s in self.sets if s.vector_task is not None}
@@ -289,6 +285,22 @@ class OverrideWork:
                 "with --sets, or another kind with --kinds."
             )
         return others
+
+    def _other_questions(self, found: ConflictSet, conflict: Conflict) -> list[str]:
+        """What the vectors of other conflicts ask, of the same set if they differ there, else of other sets.
+
+        Raises:
+            CrosstaskError: they all ask the same.
+        """
+        own = {conflict.query.question, conflict.vector.question}
+        for sets in ([found], self.sets):
+            asked = [one.vector.question for each in sets for one in self.tested(each)]
+            if others := [question for question in dict.fromkeys(asked) if question not in own]:
+                return others
+        raise CrosstaskError(
+            f"the wrong vector of {found.name!r} needs a question that is neither of a conflict's own; use more "
+            "--test-items, or another kind with --kinds."
+        )
 
     def _instruction(self, text: str) -> Float[Tensor, "L D"]:
         key = (text, "instruction")

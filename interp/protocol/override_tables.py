@@ -119,7 +119,7 @@ def paired_table(predictions: pd.DataFrame) -> pd.DataFrame:
     for (kind, name), part in _levels(predictions):
         patches = part[part["arm"] == "patch"]
         for source, patch in patches.groupby("source", sort=False):
-            for against in ("before", "prefix", "random", "wrong", "majority"):
+            for against in (arm for arm in dict.fromkeys(part["arm"]) if arm != "patch"):
                 other = part[(part["arm"] == against) & part["source"].isin(["", source])]
                 joined = patch.merge(other[[*key, *SIDES]], on=key, suffixes=("", "_other"), validate="one_to_one")
                 items = list(joined["family"] + " / " + joined["item"])

@@ -137,9 +137,7 @@ def test_tables_give_sets_equal_weight_and_count_an_item_once() -> None:
     assert pooled.loc[("all", "patch"), "vector"] == pytest.approx((3 / 4 + 1 / 2) / 2)
     assert pooled.loc[("all", "patch"), "items"] == 4
     assert pooled.loc[("two", "patch"), "vector"] == pytest.approx(1 / 2)
-    paired = override_tables.paired_table(
-        pd.concat([table, *(table[table["arm"] == "before"].assign(arm=arm) for arm in ("prefix", "majority"))])
-    )
+    paired = override_tables.paired_table(table)
     row = paired[(paired["set"] == "one") & (paired["against"] == "before")].set_index("side")
     assert row.loc["vector", ["difference", "only_patch", "only_other"]].tolist() == [3 / 4, 3, 0]
     assert row.loc["query", ["difference", "only_patch", "only_other"]].tolist() == [-3 / 4, 0, 3]
@@ -213,6 +211,13 @@ def test_vqa_files_have_questions_of_their_own(place: Place, tmp_path: Path) -> 
     pairs = answers[answers["set"] == "VQAv2:VQAv2"]
     assert set(pairs["query_question"]) == {"What color is the man's shirt:"}
     assert set(pairs["vector_question"]) == {"What kind of food is this:"}
+
+
+def test_wrong_vector_needs_another_question(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = Files(tmp_path / "set", pictures=12)  # whose pairs all ask of the shirt and then of the food
+    more = [*files.options, "--source", "instruction", "--kinds", "semantic"]
+    assert run(arguments(place, tmp_path / "out", *more)) == 2
+    assert "the wrong vector of 'VQAv2:VQAv2' needs a question" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
