@@ -86,7 +86,8 @@ def main(arguments: Arguments) -> None:
 
     from interp.judging import ModelJudge
     from interp.protocol.bank import slug
-    from interp.protocol.override import OverrideSettings, OverrideWork, conflict_sets
+    from interp.protocol.override import OverrideWork
+    from interp.protocol.override_settings import OverrideSettings, conflict_sets
     from interp.runs import Run
 
     console = Console(soft_wrap=True)

@@ -16,13 +16,9 @@ A vector is the mean over contexts of examples (with a leak mask on selection it
 Source of the method: Luo et al. 2025, section on task conflicts; both accuracies as in Hendel et al. 2023, section 4.
 """
 
-import hashlib
-import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,99 +27,21 @@ from torch import Tensor
 
 from interp import vectors
 from interp.errors import CrosstaskError
-from interp.judging import TEMPLATE, Case, Judge, RuleJudge
+from interp.judging import Case, Judge, RuleJudge
 from interp.models.base import Model
-from interp.models.options import LoadOptions
 from interp.patching import Generation, RowPatch, generate, sweep
 from interp.prompts import Prompt, Specification, Template, render
 from interp.protocol.contexts import Context, content, draw, examples_of, source_prompts
+from interp.protocol.override_settings import OverrideSettings
 from interp.protocol.override_tables import SIDES, layer_table, record_of, sweep_table
 from interp.protocol.plan import longest_answer
-from interp.protocol.settings import known
-from interp.protocol.vqa import asked_files
 from interp.runs import Run
 from interp.scoring import majority_answer
 from interp.tasks import Task
-from interp.tasks.conflicts import KINDS, Conflict, ConflictSet, file_sets, set_names, task_sets
-from interp.tasks.vqa import easy_questions, read_questions
+from interp.tasks.conflicts import Conflict, ConflictSet
 
-SOURCES = ("text", "image", "instruction")
-ARMS = ("before", "prefix", "patch", "random", "wrong", "majority")
 INVENTED_TOKENS = 16
 """Longest answer where a sentence is asked for."""
-
-
-@dataclass(frozen=True)
-class OverrideSettings:
-    """One run. Attributes as in :class:`interp.protocol.settings.Settings`, and:
-
-    Attributes:
-        kinds: kinds of conflict.
-        sets: names of the sets; empty for all of the kinds.
-        question: how the query carries its own question: as an instruction, or by text examples.
-        query: modality of the query.
-        judge: a model that judges every answer too; empty for none.
-        judge_template: its prompt; empty for that of :mod:`interp.judging`.
-    """
-
-    model: str
-    kinds: tuple[str, ...]
-    sets: tuple[str, ...]
-    sources: tuple[str, ...]
-    question: str
-    query: str
-    shots: int
-    contexts: int
-    seed: int
-    layers: tuple[int, ...]
-    selection_items: int
-    test_items: int
-    template: str
-    judge: str = ""
-    judge_template: str = ""
-    loading: LoadOptions = field(default_factory=LoadOptions)
-
-    def __post_init__(self) -> None:
-        for name in ("shots", "contexts", "selection_items", "test_items"):
-            if getattr(self, name) < 1:
-                raise CrosstaskError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1.")
-        known("--kinds", self.kinds, KINDS)
-        known("--source", self.sources, SOURCES)
-        known("--question", (self.question,), ("instruction", "examples"))
-        known("--query", (self.query,), ("image", "text"))
-        for name, values in (("--kinds", self.kinds), ("--source", self.sources), ("--sets", self.sets)):
-            if len(set(values)) < len(values):
-                raise CrosstaskError(f"{name} names a value twice: {' '.join(values)}.")
-
-    def config(self, sets: Sequence[ConflictSet]) -> dict[str, Any]:
-        """What decides the numbers, the conflicts included."""
-        given = asdict(self)
-        del given["loading"]
-        given["judge_template"] = (self.judge_template or TEMPLATE) if self.judge else ""
-        items = [
-            (found.name, one.item.input, one.item.split, one.query.accepted, one.vector.accepted, one.vector.question)
-            for found in sets
-            for one in found.conflicts
-        ]
-        digest = hashlib.sha256(json.dumps(items).encode()).hexdigest()
-        return given | {"sets": [found.name for found in sets], "items_sha256": digest} | self.loading.config()
-
-
-def conflict_sets(
-    settings: OverrideSettings, questions: Path | None, annotations: Path | None, images: Path | None
-) -> list[ConflictSet]:
-    """The sets that are asked for, from VQA files where they are given.
-
-    Raises:
-        CrosstaskError: what the loaders say; sets named beside files.
-    """
-    files = asked_files(questions, annotations, images)
-    if files is None:
-        names = settings.sets or set_names(settings.kinds)
-        return task_sets(names, lambda: (easy_questions("train"), easy_questions("test")))
-    if settings.sets:
-        raise CrosstaskError(f"--sets {settings.sets[0]!r} names tasks, and VQA files are given; use --kinds for them.")
-    return file_sets(read_questions(*files), settings.kinds)
 
 
 class OverrideWork:
