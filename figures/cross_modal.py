@@ -46,6 +46,7 @@ METHODS = {
     "control_random": "control: random vector",
     "control_wrong_task": "control: wrong task",
     "control_shuffled": "control: shuffled labels",
+    "control_blank": "control: blank image",
 }
 _GRID: dict[str, Any] = {"color": "#E2E2E2", "linewidth": 0.6}
 

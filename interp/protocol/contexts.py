@@ -59,7 +59,9 @@ def shuffle_labels(context: Context, *, seed: int) -> Context:
 
 def content(item: Item, modality: str) -> Content:
     """The item as a text or as its image."""
-    return item.input if modality == "text" else picture(item)
+    if modality != "text":
+        return picture(item)
+    return item.input if item.caption is None else item.caption
 
 
 def picture(item: Item) -> Image:
@@ -87,7 +89,7 @@ def source_prompts(
     if modality == "instruction":
         return [render(model, Specification(instruction=task.instruction), None, template=template)]
     return [
-        render(model, _examples(context, modality), content(context.dummy, modality), template=template)
+        render(model, examples_of(context, modality), content(context.dummy, modality), template=template)
         for context in contexts
     ]
 
@@ -105,10 +107,11 @@ def _specification(task: Task, source: str, context: Context) -> Specification:
     if source == "instruction":
         return Specification(instruction=task.instruction)
     if source == "ensemble":
-        return Specification(_examples(context, "text").examples, task.instruction)
-    return _examples(context, source)
+        return Specification(examples_of(context, "text").examples, task.instruction)
+    return examples_of(context, source)
 
 
-def _examples(context: Context, modality: str) -> Specification:
+def examples_of(context: Context, modality: str) -> Specification:
+    """The demonstrations of a context as texts or images, without its dummy query."""
     pairs = zip(context.demonstrations, context.outputs, strict=True)
     return Specification(tuple(Example(content(item, modality), output) for item, output in pairs))

@@ -26,12 +26,14 @@ class Item:
         outputs: accepted answers; the first is the canonical one, which demonstrations show.
         image: the input as a picture, or None.
         split: "selection" or "test".
+        caption: what stands for the input in a text, where `input` is only the name of a picture.
     """
 
     input: str
     outputs: tuple[str, ...]
     image: Path | None
     split: Split
+    caption: str | None = None
 
 
 @dataclass(frozen=True)
