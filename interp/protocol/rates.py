@@ -1,0 +1,109 @@
+"""From answers to rates and comparisons with intervals over items and seeds.
+
+A table of answers has one row per arm, task, item and seed, with columns family, task, item, seed and the scores
+exact, first_token and prefix. Tasks of a family share their items, and every seed asks them again, so intervals come
+from a bootstrap that resamples items and seeds, crossed (:func:`interp.statistics.bootstrap_crossed`).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from interp.protocol.tables import RULES
+from interp.statistics import bootstrap_crossed, compare_crossed, holm
+
+WHERE = ["family", "task", "item", "seed"]
+
+
+def rate_table(answers: pd.DataFrame, keys: Sequence[str], *, carry: Sequence[str] = ()) -> pd.DataFrame:
+    """One row per arm and task, and task "all": the mean over tasks with equal weight.
+
+    Args:
+        answers: the answers.
+        keys: columns that tell arms apart; together with task, item and seed they name an answer.
+        carry: columns whose first value is kept, such as the number of demonstrations.
+
+    Returns:
+        keys, task, seeds, items (distinct ones), exact with its 95 % interval (low, high), first_token, prefix,
+        seed_sd (standard deviation of exact over seeds; missing for one seed), carry.
+    """
+    rows = []
+    for arm, group in answers.groupby(list(keys), sort=False, dropna=False):
+        for task, part in [("all", group), *group.groupby("task", sort=False)]:
+            rows.append(dict(zip(keys, arm, strict=True)) | {"task": task} | _rate(part, carry))
+    table = pd.DataFrame(rows)
+    order = table["task"].ne("all")
+    return pd.concat([table[~order], table[order]], ignore_index=True)
+
+
+def _rate(part: pd.DataFrame, carry: Sequence[str]) -> dict[str, Any]:
+    interval = bootstrap_crossed(part["exact"].to_numpy(float), **_where(part))
+    means = part.groupby(["task", "seed"], sort=False)[RULES].mean()
+    by_seed = means["exact"].groupby("seed").mean()
+    return {
+        "seeds": len(by_seed),
+        "items": _items(part).nunique(),
+        "exact": interval.value,
+        "low": interval.low,
+        "high": interval.high,
+        **{rule: means[rule].groupby("task").mean().mean() for rule in RULES if rule != "exact"},
+        "seed_sd": by_seed.std(ddof=1),
+        **{name: part[name].iloc[0] for name in carry},
+    }
+
+
+def comparison_rows(a: pd.DataFrame, b: pd.DataFrame, labels: dict[str, Any]) -> list[dict[str, Any]]:
+    """Arm A against arm B on the answers that both have: a row for all tasks together, and one per task.
+
+    Returns:
+        Rows of labels, task, items, seeds, the rates a and b, difference with its interval (low, high), only_a and
+        only_b (answers that one alone gets right), seeds_above (seeds under which a is above b) and p, of a sign-flip
+        test over items; none if the arms share no answer.
+    """
+    joined = a.merge(b[[*WHERE, "exact"]], on=WHERE, suffixes=("", "_b"))
+    rows = []
+    parts = [("all", joined), *joined.groupby("task", sort=False)] if len(joined) else []
+    for task, part in parts:
+        test = compare_crossed(list(part["exact"]), list(part["exact_b"]), **_where(part))
+        rates = part.groupby(["task", "seed"], sort=False)[["exact", "exact_b"]].mean()
+        by_seed = rates.groupby("seed").mean()
+        rows.append(
+            {
+                **labels,
+                "task": task,
+                "items": test.n,
+                "seeds": len(by_seed),
+                "a": float(by_seed["exact"].mean()),
+                "b": float(by_seed["exact_b"].mean()),
+                "difference": test.difference.value,
+                "low": test.difference.low,
+                "high": test.difference.high,
+                "only_a": test.only_a,
+                "only_b": test.only_b,
+                "seeds_above": int((by_seed["exact"] > by_seed["exact_b"]).sum()),
+                "p": test.p_value,
+            }
+        )
+    return rows
+
+
+def with_holm(rows: Sequence[dict[str, Any]], family: Sequence[str]) -> pd.DataFrame:
+    """The comparisons as a table, with p_holm: corrected for all comparisons that agree in these columns.
+
+    The rows of single tasks are a family of their own, beside those of all tasks together.
+    """
+    table = pd.DataFrame(rows)
+    if table.empty:
+        return table
+    overall = table["task"].eq("all").rename("overall")
+    table["p_holm"] = table.groupby([*family, overall], sort=False)["p"].transform(lambda p: holm(list(p)))
+    return table
+
+
+def _where(part: pd.DataFrame) -> dict[str, Any]:
+    return {"tasks": list(part["task"]), "items": list(_items(part)), "seeds": list(part["seed"])}
+
+
+def _items(part: pd.DataFrame) -> pd.Series:
+    return part["family"] + " / " + part["item"]
