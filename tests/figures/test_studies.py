@@ -25,7 +25,9 @@ def answers() -> pd.DataFrame:
 
 def curve(tasks: tuple[str, ...] = ("all", "a", "b")) -> pd.DataFrame:
     """Rates of every arm that the curve's protocol writes; the rate is the number of examples over 100."""
-    arms = [(method, source, n) for method in ("patch", "prompt") for source in ("text", "ensemble") for n in (1, 5, 10)]
+    arms = [
+        (method, source, n) for method in ("patch", "prompt") for source in ("text", "ensemble") for n in (1, 5, 10)
+    ]
     arms += [(control, "text", n) for control in ("control_random", "control_wrong_task") for n in (1, 5, 10)]
     arms += [("patch", "instruction", 0), ("prompt", "instruction", 0), ("no_context", "", 0), ("majority", "", 0)]
     rows = [("image", *arm, task, 3, 20, arm[2] / 100, 0.0, 0.3) for arm, task in itertools.product(arms, tasks)]
@@ -46,13 +48,20 @@ def condition_rates(part: str) -> pd.DataFrame:
             levels = [("clean", 0.0), *((kind, level) for kind in ("typos", "synonyms") for level in (0.5, 1.0))]
             for source, method in itertools.product(("instruction", "ensemble"), ("patch", "prompt")):
                 rows += [(part, query, method, source, kind, level, 0, 3) for kind, level in levels]
-            rows += [(part, query, "control_wrong_task", source, "clean", 0.0, 0, 3) for source in ("instruction", "ensemble")]
+            rows += [
+                (part, query, "control_wrong_task", source, "clean", 0.0, 0, 3)
+                for source in ("instruction", "ensemble")
+            ]
         elif part == "strength":
-            arms = itertools.product(("patch", "control_random", "control_wrong_task"), ("replace", "add"), (0.5, 1.0, 2.0))
+            arms = itertools.product(
+                ("patch", "control_random", "control_wrong_task"), ("replace", "add"), (0.5, 1.0, 2.0)
+            )
             rows += [(part, query, method, "text", mode, scale, 0, 3) for method, mode, scale in arms]
         else:
             rows += [(part, query, method, "text", "", n, 0, 3) for method in ("patch", "prompt") for n in (1.0, 5.0)]
-            rows += [(part, query, control, "text", "", 0.0, 0, 3) for control in ("control_random", "control_wrong_task")]
+            rows += [
+                (part, query, control, "text", "", 0.0, 0, 3) for control in ("control_random", "control_wrong_task")
+            ]
     columns = ["part", "query", "method", "source", "setting", "level", "query_template", "layer"]
     table = pd.DataFrame(rows, columns=columns).assign(task="all", seeds=2, items=20)
     values = np.random.default_rng(0).random(len(table)) / 2
