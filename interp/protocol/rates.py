@@ -8,7 +8,9 @@ from a bootstrap that resamples items and seeds, crossed (:func:`interp.statisti
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from interp.protocol.tables import RULES
 from interp.statistics import bootstrap_crossed, compare_crossed, holm
@@ -29,6 +31,7 @@ def rate_table(answers: pd.DataFrame, keys: Sequence[str], *, carry: Sequence[st
         seed_sd (standard deviation of exact over seeds; missing for one seed), carry.
     """
     rows = []
+    answers = _named(answers)
     for arm, group in answers.groupby(list(keys), sort=False, dropna=False):
         for task, part in [("all", group), *group.groupby("task", sort=False)]:
             rows.append(dict(zip(keys, arm, strict=True)) | {"task": task} | _rate(part, carry))
@@ -39,16 +42,16 @@ def rate_table(answers: pd.DataFrame, keys: Sequence[str], *, carry: Sequence[st
 
 def _rate(part: pd.DataFrame, carry: Sequence[str]) -> dict[str, Any]:
     interval = bootstrap_crossed(part["exact"].to_numpy(float), **_where(part))
-    means = part.groupby(["task", "seed"], sort=False)[RULES].mean()
-    by_seed = means["exact"].groupby("seed").mean()
+    by_seed = {rule: _by_seed(part, rule) for rule in RULES}
+    exact = by_seed["exact"]
     return {
-        "seeds": len(by_seed),
-        "items": _items(part).nunique(),
+        "seeds": len(exact),
+        "items": part["item"].nunique(),
         "exact": interval.value,
         "low": interval.low,
         "high": interval.high,
-        **{rule: means[rule].groupby("task").mean().mean() for rule in RULES if rule != "exact"},
-        "seed_sd": by_seed.std(ddof=1),
+        **{rule: float(values.mean()) for rule, values in by_seed.items() if rule != "exact"},
+        "seed_sd": float(exact.std(ddof=1)) if len(exact) > 1 else np.nan,
         **{name: part[name].iloc[0] for name in carry},
     }
 
@@ -61,27 +64,26 @@ def comparison_rows(a: pd.DataFrame, b: pd.DataFrame, labels: dict[str, Any]) ->
         only_b (answers that one alone gets right), seeds_above (seeds under which a is above b) and p, of a sign-flip
         test over items; none if the arms share no answer.
     """
-    joined = a.merge(b[[*WHERE, "exact"]], on=WHERE, suffixes=("", "_b"))
+    joined = _named(a).merge(_named(b)[[*WHERE, "exact"]], on=WHERE, suffixes=("", "_b"))
     rows = []
     parts = [("all", joined), *joined.groupby("task", sort=False)] if len(joined) else []
     for task, part in parts:
         test = compare_crossed(list(part["exact"]), list(part["exact_b"]), **_where(part))
-        rates = part.groupby(["task", "seed"], sort=False)[["exact", "exact_b"]].mean()
-        by_seed = rates.groupby("seed").mean()
+        above, below = _by_seed(part, "exact"), _by_seed(part, "exact_b")
         rows.append(
             {
                 **labels,
                 "task": task,
                 "items": test.n,
-                "seeds": len(by_seed),
-                "a": float(by_seed["exact"].mean()),
-                "b": float(by_seed["exact_b"].mean()),
+                "seeds": len(above),
+                "a": float(above.mean()),
+                "b": float(below.mean()),
                 "difference": test.difference.value,
                 "low": test.difference.low,
                 "high": test.difference.high,
                 "only_a": test.only_a,
                 "only_b": test.only_b,
-                "seeds_above": int((by_seed["exact"] > by_seed["exact_b"]).sum()),
+                "seeds_above": int(np.sum(above > below + 1e-12)),
                 "p": test.p_value,
             }
         )
@@ -101,9 +103,20 @@ def with_holm(rows: Sequence[dict[str, Any]], family: Sequence[str]) -> pd.DataF
     return table
 
 
+def _named(answers: pd.DataFrame) -> pd.DataFrame:
+    """With items that are the same in all tasks of a family, and in no other."""
+    return answers.assign(item=answers["family"] + " / " + answers["item"])
+
+
 def _where(part: pd.DataFrame) -> dict[str, Any]:
-    return {"tasks": list(part["task"]), "items": list(_items(part)), "seeds": list(part["seed"])}
+    return {"tasks": list(part["task"]), "items": list(part["item"]), "seeds": list(part["seed"])}
 
 
-def _items(part: pd.DataFrame) -> pd.Series:
-    return part["family"] + " / " + part["item"]
+def _by_seed(part: pd.DataFrame, column: str) -> Float[np.ndarray, " S"]:
+    """The mean over tasks, under each seed."""
+    task, tasks = pd.factorize(part["task"])
+    seed, seeds = pd.factorize(part["seed"])
+    cells = task * len(seeds) + seed
+    size = len(tasks) * len(seeds)
+    sums = np.bincount(cells, weights=part[column].to_numpy(float), minlength=size)
+    return (sums / np.bincount(cells, minlength=size)).reshape(len(tasks), len(seeds)).mean(0)

@@ -41,6 +41,14 @@ def finished(place: Place) -> Path:
     return out
 
 
+@pytest.fixture
+def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables only: figures take longer than the tiny models."""
+    for module in (transfer_table, cross_modal_patch):
+        monkeypatch.setattr(module, "_figures", lambda *_: {})
+
+
+@pytest.mark.usefixtures("no_drawing")
 def test_each_template_is_a_run_of_the_main_experiment(place: Place, finished: Path, tmp_path: Path) -> None:
     more = ["--template", TEMPLATES[1], "--seeds", 0, 1, "--layers", 1, 3]
     out = tmp_path / "alone"
@@ -84,6 +92,7 @@ def test_cosines_are_those_of_the_saved_vectors_at_the_patched_layer(place: Plac
     assert row["centred_other_task"] == pytest.approx(float(other))
 
 
+@pytest.mark.usefixtures("no_drawing")
 def test_interrupted_run_goes_on_in_the_second_template(
     place: Place, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,6 +124,7 @@ def test_last_line_is_the_report_and_figures_are_drawn(
     assert json.loads((finished / "config.json").read_text())["template"] is None
 
 
+@pytest.mark.usefixtures("no_drawing")
 def test_language_model_alone_has_no_image_tables(place: Place, tmp_path: Path) -> None:
     more = ["--model", place.llm, "--source-model", place.llm, "--seeds", 0, "--templates", TEMPLATES[0]]
     assert run(arguments(place, tmp_path / "out", *more)) == 0

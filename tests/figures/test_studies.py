@@ -19,7 +19,9 @@ MAIN = "Q: {x}\\nA: {y}\\n\\n"
 
 @pytest.fixture(scope="module")
 def answers() -> pd.DataFrame:
-    frames = [tables.predictions(items=3).assign(template=template) for template in (MAIN, "chat")]
+    some = tables.predictions(items=3)
+    some = some[some["task"].isin(tables.TASKS[:2])]
+    frames = [some.assign(template=template) for template in (MAIN, "chat")]
     return pd.concat(frames, ignore_index=True)
 
 
