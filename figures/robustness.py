@@ -180,4 +180,6 @@ def _finish(
     if crosses:
         handles.append(Line2D([], [], color="#444444", marker="x", linestyle="", label="control: wrong task"))
     handles += [Line2D([], [], color=colour, linestyle=style, label=label) for style, colour, label in _FLAT.values()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)), frameon=False)
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=3 if figure.get_figwidth() > 10 else 2, frameon=False
+    )

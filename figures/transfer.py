@@ -36,7 +36,7 @@ def templates(rates: pd.DataFrame) -> Figure:
     own = shown["source_model"].isin([""]) | shown["source_model"].eq(shown["model"])
     shown = shown[own & shown["task"].eq("all") & shown["layer_choice"].isin(["", "pooled"])]
     names, queries = list(dict.fromkeys(shown["template"])), list(dict.fromkeys(shown["query"]))
-    figure = Figure(figsize=(2.6 + 3.4 * len(queries), 1.7 + 0.9 * len(names)))
+    figure = Figure(figsize=(2.6 + 3.4 * len(queries), 2.3 + 0.9 * len(names)))
     figure.set_layout_engine("constrained")
     axes = figure.subplots(1, len(queries), squeeze=False, sharex=True, sharey=True)[0]
     for ax, query in zip(axes, queries, strict=True):
@@ -60,7 +60,7 @@ def templates(rates: pd.DataFrame) -> Figure:
     figure.legend(
         handles=[_handle(*arm) for arm in _SHOWN if arm in present],
         loc="outside lower center",
-        ncols=2 + len(queries) // 2,
+        ncols=2,
         frameon=False,
     )
     figure.suptitle("Templates, mean over tasks; bars: 95 % bootstrap over items and seeds")

@@ -2,9 +2,12 @@
 
 A table of answers has one row per arm, task, item and seed, with columns family, task, item, seed and the scores
 exact, first_token and prefix. Tasks of a family share their items, and every seed asks them again, so intervals come
-from a bootstrap that resamples items and seeds, crossed (:func:`interp.statistics.bootstrap_crossed`).
+from a bootstrap that resamples items and seeds, crossed (:func:`interp.statistics.bootstrap_crossed`). Where nothing
+varies, so that resampling would give an interval of no width, it is Wilson's at the number of distinct items instead,
+and for a difference of nothing plus and minus Wilson's bound of no right answer.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +15,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from interp.protocol.tables import RULES
-from interp.statistics import bootstrap_crossed, compare_crossed, holm
+from interp.protocol.tables import RULES, wilson
+from interp.statistics import Interval, bootstrap_crossed, compare_crossed, holm
 
 WHERE = ["family", "task", "item", "seed"]
 
@@ -41,12 +44,13 @@ def rate_table(answers: pd.DataFrame, keys: Sequence[str], *, carry: Sequence[st
 
 
 def _rate(part: pd.DataFrame, carry: Sequence[str]) -> dict[str, Any]:
-    interval = bootstrap_crossed(part["exact"].to_numpy(float), **_where(part))
+    items = part["item"].nunique()
+    interval = _with_width(bootstrap_crossed(part["exact"].to_numpy(float), **_where(part)), items)
     by_seed = {rule: _by_seed(part, rule) for rule in RULES}
     exact = by_seed["exact"]
     return {
         "seeds": len(exact),
-        "items": part["item"].nunique(),
+        "items": items,
         "exact": interval.value,
         "low": interval.low,
         "high": interval.high,
@@ -69,6 +73,7 @@ def comparison_rows(a: pd.DataFrame, b: pd.DataFrame, labels: dict[str, Any]) ->
     parts = [("all", joined), *joined.groupby("task", sort=False)] if len(joined) else []
     for task, part in parts:
         test = compare_crossed(list(part["exact"]), list(part["exact_b"]), **_where(part))
+        interval = _difference_with_width(test.difference, test.n)
         above, below = _by_seed(part, "exact"), _by_seed(part, "exact_b")
         rows.append(
             {
@@ -78,9 +83,9 @@ def comparison_rows(a: pd.DataFrame, b: pd.DataFrame, labels: dict[str, Any]) ->
                 "seeds": len(above),
                 "a": float(above.mean()),
                 "b": float(below.mean()),
-                "difference": test.difference.value,
-                "low": test.difference.low,
-                "high": test.difference.high,
+                "difference": interval.value,
+                "low": interval.low,
+                "high": interval.high,
                 "only_a": test.only_a,
                 "only_b": test.only_b,
                 "seeds_above": int(np.sum(above > below + 1e-12)),
@@ -110,6 +115,22 @@ def _named(answers: pd.DataFrame) -> pd.DataFrame:
 
 def _where(part: pd.DataFrame) -> dict[str, Any]:
     return {"tasks": list(part["task"]), "items": list(part["item"]), "seeds": list(part["seed"])}
+
+
+def _with_width(interval: Interval, n: int) -> Interval:
+    """A rate's interval; Wilson's for n items where resampling finds none."""
+    if interval.low < interval.high:
+        return interval
+    right = round(interval.value * n, 9)
+    return interval._replace(low=wilson(math.floor(right), n).low, high=wilson(math.ceil(right), n).high)
+
+
+def _difference_with_width(interval: Interval, n: int) -> Interval:
+    """A difference's interval; from Wilson's for n items that all agree, where resampling finds none."""
+    if interval.low < interval.high:
+        return interval
+    bound = wilson(0, n).high
+    return interval._replace(low=max(-1.0, interval.value - bound), high=min(1.0, interval.value + bound))
 
 
 def _by_seed(part: pd.DataFrame, column: str) -> Float[np.ndarray, " S"]:

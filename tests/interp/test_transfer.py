@@ -8,7 +8,7 @@ import pytest
 
 from interp.protocol import rates as protocol
 from interp.protocol import transfer
-from interp.statistics import holm
+from interp.statistics import holm, wilson
 from tests.figures import tables
 
 MAIN, OTHER = "Q: {x}\\nA: {y}\\n\\n", "chat"
@@ -135,3 +135,14 @@ def test_arms_without_a_common_answer_are_not_compared(answers: pd.DataFrame) ->
     some = answers[answers["method"] == "prompt"]
     assert protocol.comparison_rows(some.iloc[:0], some.iloc[:0], {}) == []
     assert protocol.with_holm([], ["template"]).empty
+
+
+def test_rates_that_never_vary_still_have_an_interval() -> None:
+    rows = [("f", "t", f"item {i}", s, False, False, False) for i in range(10) for s in (0, 1)]
+    frame = pd.DataFrame(rows, columns=[*protocol.WHERE, *protocol.RULES]).assign(arm="x")
+    row = protocol.rate_table(frame, ["arm"]).iloc[0]
+    assert (row["exact"], row["low"]) == (0, 0)
+    assert row["high"] == pytest.approx(wilson(0, 10).high)
+    (difference, _) = protocol.comparison_rows(frame, frame, {})
+    assert (difference["difference"], difference["p"]) == (0, 1)
+    assert difference["high"] == -difference["low"] == pytest.approx(wilson(0, 10).high)
