@@ -32,9 +32,9 @@ class Arguments:
     """Which work."""
     peers: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="(default: all)")] = ()
     """Who does it."""
-    repeats: int = 3
+    repeats: int = 5
     """Measurements of each peer, interleaved."""
-    seconds: float = 30.0
+    seconds: float = 50.0
     """Most seconds of a peer on a workload, all repeats together; the number of queries is cut to that for all (and
     where the least number takes longer, a slow peer is repeated less often)."""
     queries: int = 512
