@@ -32,8 +32,14 @@ logger = logging.getLogger(__name__)
 
 CPU_TOKENS, GPU_TOKENS = 2048, 131072
 """Most tokens of a forward pass: a CPU's cores are busy well below that."""
+SWEEP_ROWS = 2048
+"""Most packed rows of a forward pass, over all its queries."""
 PACKED_ROWS = 512
-"""Most packed rows of a forward pass: enough to keep a CPU busy; beyond it masked-out pairs of rows begin to cost."""
+"""Most packed rows of one query in a forward pass: beyond it masked-out pairs of rows begin to cost."""
+SHARED_ROWS = 128
+"""Rows of one query that leave room for other queries beside it: more of them, and small blocks are not busy."""
+ROW_TOKENS = 16
+"""Tokens that a packed row adds to the cache, its answer included."""
 LOGIT_BYTES = 2**29
 """Most memory for the logits of packed rows, which are all computed."""
 TOKEN_SHARE, LOGIT_SHARE = 0.4, 0.1
@@ -73,7 +79,8 @@ def memory_plan(model: Model) -> MemoryPlan:
         tokens, logits = int(TOKEN_SHARE * free) // _token_bytes(model), min(LOGIT_BYTES, int(LOGIT_SHARE * free))
         most = GPU_TOKENS if model.device.type == "cuda" else CPU_TOKENS
         row = model.module.config.get_text_config().vocab_size * model.dtype.itemsize
-        _plans[model] = MemoryPlan(max(1, min(most, tokens)), max(1, min(PACKED_ROWS, logits // row)), free)
+        rows = min(SWEEP_ROWS, logits // row, tokens // ROW_TOKENS)
+        _plans[model] = MemoryPlan(max(1, min(most, tokens)), max(1, rows), free)
         logger.info("sweep of model %r: %s", model.name, _plans[model])
     return _plans[model]
 

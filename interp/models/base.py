@@ -237,15 +237,13 @@ class Model:
         self.family.reset_state(self.module)
 
     @torch.no_grad()
-    def forward(
-        self, inputs: dict[str, Tensor], *, fresh: bool = True, last_logits: bool = True, **options: Any
-    ) -> Any:
+    def forward(self, inputs: dict[str, Tensor], *, fresh: bool = True, logits: int | None = 1, **options: Any) -> Any:
         """One forward pass.
 
         Args:
             inputs: the module's keyword arguments.
             fresh: a new sequence begins, so state that an earlier run left on the module is reset.
-            last_logits: compute the logits of the last column only (all of them take V numbers a token).
+            logits: compute those of so many last columns (they take V numbers a token); None for all.
             **options: passed on, e.g. ``past_key_values`` and ``use_cache``.
 
         Returns:
@@ -255,8 +253,10 @@ class Model:
             raise CrosstaskError(f"model {self.name!r} was loaded without weights; only backend nnsight can run it")
         if fresh:
             self.reset_state()
-        if last_logits and "logits_to_keep" in self._accepts:
-            options["logits_to_keep"] = 1
+        if logits is not None and "logits_to_keep" in self._accepts:
+            # An index, where a number would make a strided slice, of which a linear layer multiplies every row alone.
+            width = inputs["input_ids"].shape[1]
+            options["logits_to_keep"] = 1 if logits == 1 else torch.arange(width - logits, width)
         return self.module(**inputs, **options)
 
 
