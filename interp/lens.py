@@ -185,6 +185,11 @@ def word_token_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> 
     return tuple(found)
 
 
+def is_word(tokenizer: PreTrainedTokenizerBase, token: int, words: Sequence[str]) -> bool:
+    """Whether a token spells one of the words, or (False) is only how one begins."""
+    return str(tokenizer.decode([token])).strip().casefold() in {word.casefold() for word in words}
+
+
 def spell(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
     """A token as text that can be printed: a leading space as ``SPACE``, control characters escaped."""
     piece, text = str(tokenizer.convert_ids_to_tokens(token)), str(tokenizer.decode([token]))

@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 
 from interp.errors import CrosstaskError
-from probes.similarities import basic_interval, matching_p_value
-from probes.similarity import centred_gram, cka, cka_interval, cka_null, cosine_matrix
+from probes.similarity import (
+    basic_interval,
+    centred_gram,
+    cka,
+    cka_interval,
+    cka_null,
+    cosine_matrix,
+    matching_p_value,
+)
 
 RNG = np.random.default_rng(0)
 N, D = 24, 200
