@@ -112,3 +112,29 @@ def test_every_pair_has_one_relation() -> None:
         for modality in ("same modality", "other modality")
     }
     assert (np.sum([pairs for _, _, pairs in found.values()], axis=0) == 1).all()
+
+
+def test_a_label_that_every_block_shows_once_is_compared_with_permutations_that_keep_it_so() -> None:
+    """Blocks that lie apart and two tasks that do not: labels that split blocks unevenly would widen the null."""
+    states, index = made("block", strength=6.0)
+    family = index["family"]
+    found = cluster_scores(
+        states, index["task"], groups=index["block"], types=index["context"], strata=family,
+        allowed=family[:, None] == family, permutations=99,
+    )["silhouette"]  # fmt: skip
+    assert abs(found.value.value) < 0.05
+    assert found.chance_high < 0.03
+    assert found.p_value > 0.05
+
+
+def test_p_compares_means_over_groups_like_the_value() -> None:
+    """A family with twice as many tasks weighs no more in the null than in the value."""
+    states, index = made("task")
+    kept = index["task"] != 3  # the second family has one task left, and its blocks half as many states
+    index = {name: values[kept] for name, values in index.items()}
+    found = cluster_scores(states[kept], index["task"], groups=index["block"], types=index["context"], permutations=19)
+    values = purity(
+        cosine_distances(states[kept]), index["task"], allowed=index["block"][:, None] != index["block"], k=5
+    )
+    means = [values[index["block"] == block].mean() for block in np.unique(index["block"])]
+    assert found["purity"].value.value == pytest.approx(np.mean(means))
