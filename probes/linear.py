@@ -158,7 +158,11 @@ def folds_of(
     train: Bool[np.ndarray, " N"],
     strata: Int[np.ndarray, " N"],
 ) -> list[Fold]:
-    """One fold for each part of each stratum, learnt from the `train` states of the stratum's other parts."""
+    """One fold for each part of each stratum, learnt from the `train` states of the stratum's other parts.
+
+    Raises:
+        CrosstaskError: if a stratum has nothing to learn from outside a part.
+    """
     from sklearn.decomposition import PCA
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -168,6 +172,8 @@ def folds_of(
         for part in np.unique(parts[strata == stratum]):
             learnt = np.flatnonzero((strata == stratum) & (parts != part) & train)
             held_out = np.flatnonzero((strata == stratum) & (parts == part))
+            if not len(learnt):
+                raise CrosstaskError(f"all states of stratum {stratum} to learn from are of one part; expected two")
             span = make_pipeline(StandardScaler(), PCA(svd_solver="full"))
             found.append(Fold(learnt, held_out, span.fit_transform(states[learnt]), span.transform(states[held_out])))
     return found

@@ -168,3 +168,10 @@ def test_control_task_needs_two_instances() -> None:
     contexts.order[:] = 0
     with pytest.raises(CrosstaskError, match="one instance of each type"):
         contexts.probe()
+
+
+def test_stratum_of_one_part_has_nothing_to_learn_from() -> None:
+    contexts = Contexts()
+    train = np.ones(len(contexts.task), dtype=bool)
+    with pytest.raises(CrosstaskError, match="all states of stratum 0 to learn from are of one part"):
+        folds_of(contexts.states, contexts.family, train=train, strata=contexts.family)
