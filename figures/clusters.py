@@ -33,7 +33,7 @@ def all_figures(tables: Mapping[str, pd.DataFrame], *, layer: int) -> dict[str, 
         tables: clusters, cosines, probes, and projection, which may be empty.
         layer: the chosen layer.
     """
-    drawn = {}
+    drawn: dict[str, tuple[Figure, str]] = {}
     if len(tables["projection"]):
         drawn["projections"] = (
             projections(tables["projection"]),

@@ -197,3 +197,9 @@ def test_bad_input_is_one_sentence(
 def test_the_same_model_twice_is_refused(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(arguments(place, tmp_path / "out", "--llm", place.vlm)) == 2
     assert "--llm and --model are both" in capsys.readouterr().err
+
+
+def test_other_options_have_a_folder_of_their_own() -> None:
+    plain, other = (common.run_folder(a, "similarity") for a in (similarity.Arguments(), similarity.Arguments(shots=2)))
+    assert plain == Path("runs/similarity/bundled")
+    assert other.name.startswith("bundled-")

@@ -127,14 +127,20 @@ def test_a_label_that_every_block_shows_once_is_compared_with_permutations_that_
     assert found.p_value > 0.05
 
 
-def test_p_compares_means_over_groups_like_the_value() -> None:
-    """A family with twice as many tasks weighs no more in the null than in the value."""
-    states, index = made("task")
+def test_value_and_its_baseline_are_means_over_groups_alike() -> None:
+    """Labels that no permutation may move have themselves as baseline, also where groups are of different sizes."""
+    states, index = made("task", strength=0.5)
     kept = index["task"] != 3  # the second family has one task left, and its blocks half as many states
     index = {name: values[kept] for name, values in index.items()}
-    found = cluster_scores(states[kept], index["task"], groups=index["block"], types=index["context"], permutations=19)
-    values = purity(
-        cosine_distances(states[kept]), index["task"], allowed=index["block"][:, None] != index["block"], k=5
-    )
+    found = cluster_scores(
+        states[kept], index["task"], groups=index["block"], types=index["context"], strata=index["context"],
+        permutations=3,
+    )  # fmt: skip
+    for score in found.values():
+        assert score.chance == pytest.approx(score.value.value)
+        assert score.p_value == 1.0
+    distances, apart = cosine_distances(states[kept]), index["block"][:, None] != index["block"]
+    values = purity(distances, index["task"], allowed=apart)
     means = [values[index["block"] == block].mean() for block in np.unique(index["block"])]
     assert found["purity"].value.value == pytest.approx(np.mean(means))
+    assert abs(np.mean(means) - values.mean()) > 1e-3

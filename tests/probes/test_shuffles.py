@@ -37,7 +37,7 @@ def test_groups_keep_a_whole_set_of_labels() -> None:
     """Two families of two tasks over two blocks each: a block shows both tasks of one family, whichever it is."""
     rng = np.random.default_rng(0)
     labels, types, groups = ["a", "b", "a", "b", "c", "d", "c", "d"], range(8), [0, 0, 1, 1, 2, 2, 3, 3]
-    found = [shuffled(labels, types=types, groups=groups, rng=rng) for _ in range(200)]
+    found = [shuffled(labels, types=types, groups=groups, rng=rng) for _ in range(2000)]
     sets = [[frozenset(new[at : at + 2].tolist()) for at in range(0, 8, 2)] for new in found]
     assert {part for parts in sets for part in parts} == {frozenset("ab"), frozenset("cd")}
     assert all(Counter(parts) == {frozenset("ab"): 2, frozenset("cd"): 2} for parts in sets)

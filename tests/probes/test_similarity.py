@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -70,15 +72,16 @@ def test_null_is_that_of_permuted_contexts_and_keeps_strata() -> None:
 
 
 def test_contexts_of_common_items_change_places_together() -> None:
-    """Two tasks over the same two blocks: swapped together there are two arrangements, and four otherwise."""
-    a, b, tasks, blocks = A[:4], B[:4], [0, 0, 1, 1], ["x", "y", "y", "x"]
-    together = cka_null(a, b, strata=tasks, together=blocks, permutations=50)
-    assert set(together.round(9)) == {round(cka(a, b), 9), round(cka(a, b[[1, 0, 3, 2]]), 9)}
-    assert len(set(cka_null(a, b, strata=tasks, permutations=50).round(9))) == 4
-    apart = cka_null(a, b, strata=tasks, together=["x", "y", "z", "w"], permutations=50)
-    assert len(set(apart.round(9))) == 4
+    """Two tasks over the same three blocks: permuted together there are six arrangements, and 36 otherwise."""
+    a, b, tasks, blocks = A[:6], B[:6], [0, 0, 0, 1, 1, 1], list("xyzzyx")
+    options: dict = {"strata": tasks, "permutations": 100}
+    together = cka_null(a, b, together=blocks, **options)
+    orders = [[*p, *(5 - p[2 - at] for at in range(3))] for p in itertools.permutations(range(3))]
+    assert set(together.round(9)) == {round(cka(a, b[order]), 9) for order in orders}
+    assert len(set(cka_null(a, b, **options).round(9))) > 6
+    assert len(set(cka_null(a, b, together=list("xyzuvw"), **options).round(9))) > 6
     with pytest.raises(CrosstaskError, match="once in each stratum"):
-        cka_null(a, b, strata=tasks, together=["x", "y", "y", "z"])
+        cka_null(a, b, together=list("xyzxyw"), **options)
 
 
 def test_jackknife_interval_holds_the_value_and_narrows_with_more_contexts() -> None:
