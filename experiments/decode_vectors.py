@@ -84,13 +84,14 @@ def main(arguments: Arguments) -> None:
         | {"tasks": tuple(task.name for task in tasks), "sources": sources, "base": arguments.base or usual or ""}
     )
     base = models(settings.base) if settings.base else None
+    work = DecodeWork(settings, tasks, model, base)
     folder = arguments.out or common.run_folder(arguments, "decode_vectors")
     fingerprints = {entry.name: entry.fingerprint for entry in (model, base) if entry is not None}
     with (
         common.remarks_on(console),
         Run.open(folder, settings.config(), seeds=(settings.seed,), models=fingerprints) as run,
     ):
-        work = DecodeWork(settings, tasks, model, base, run)
+        work.run = run
         common.perform_units(run, work.units(), work.perform, console, seconds=work.seconds)
         tables = make_tables(work)
         layers = report_layers(model.n_layers)

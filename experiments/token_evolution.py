@@ -84,12 +84,13 @@ def main(arguments: Arguments) -> None:
         | {"queries": query or (("text", "image") if model.takes_images else ("text",))}
         | {"sets": sets if sets is not None else FULL if arguments.full else QUICK}
     )
+    work = EvolutionWork(settings, tasks, model)
     folder = arguments.out or common.run_folder(arguments, "token_evolution")
     with (
         common.remarks_on(console),
         Run.open(folder, settings.config(), seeds=(settings.seed,), models={model.name: model.fingerprint}) as run,
     ):
-        work = EvolutionWork(settings, tasks, model, run)
+        work.run = run
         common.perform_units(run, work.units(), work.perform, console, seconds=work.seconds)
         tables = make_tables(work)
         evolution, switches = tables["evolution"], tables["switches"]

@@ -89,12 +89,18 @@ class EvolutionSettings:
 
 
 class EvolutionWork:
-    """Performs the units of a run, and makes its tables."""
+    """Performs the units of a run. Made, and so checked, before the run has a folder.
 
-    def __init__(self, settings: EvolutionSettings, tasks: Sequence[Task], model: Model, run: Run) -> None:
+    Attributes:
+        run: set before anything is performed.
+    """
+
+    run: Run
+
+    def __init__(self, settings: EvolutionSettings, tasks: Sequence[Task], model: Model) -> None:
         if not model.takes_images and "image" in (*settings.queries, settings.source):
             raise CrosstaskError(f"{model.name!r} takes no images; use --query text --source text.")
-        self.settings, self.tasks, self.model, self.run = settings, list(tasks), model, run
+        self.settings, self.tasks, self.model = settings, list(tasks), model
         self.template = Template.parse(settings.template)
         self.words = {task.name: word_token_ids(model.tokenizer, task.words) for task in tasks}
         for task in tasks:

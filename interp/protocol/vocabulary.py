@@ -97,11 +97,15 @@ class DecodeSettings:
 
 
 class DecodeWork:
-    """Performs the units of a run, and makes its tables."""
+    """Performs the units of a run. Made, and so checked, before the run has a folder.
 
-    def __init__(
-        self, settings: DecodeSettings, tasks: Sequence[Task], model: Model, base: Model | None, run: Run
-    ) -> None:
+    Attributes:
+        run: set before anything is performed.
+    """
+
+    run: Run
+
+    def __init__(self, settings: DecodeSettings, tasks: Sequence[Task], model: Model, base: Model | None) -> None:
         if not model.takes_images and "image" in settings.sources:
             raise CrosstaskError(f"{model.name!r} takes no images; use --source text instruction.")
         if base is not None and (base.n_layers, base.width) != (model.n_layers, model.width):
@@ -109,7 +113,7 @@ class DecodeWork:
                 f"Vectors of {base.name!r} ({base.n_layers} layers of width {base.width}) cannot be taken off those of "
                 f"{model.name!r} ({model.n_layers} layers of width {model.width}); choose another --base."
             )
-        self.settings, self.tasks, self.model, self.base, self.run = settings, list(tasks), model, base, run
+        self.settings, self.tasks, self.model, self.base = settings, list(tasks), model, base
         self.template = Template.parse(settings.template)
         tokenizer = model.tokenizer
         self.words = {task.name: word_token_ids(tokenizer, task.words) for task in tasks}

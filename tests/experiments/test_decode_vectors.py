@@ -207,6 +207,7 @@ def test_bad_input_is_one_sentence(
 ) -> None:
     assert run(arguments(place, tmp_path / "out", *more)) == 2
     assert re.search(said, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()  # so that the mended command finds no other run there
 
 
 def test_base_of_another_shape_is_refused(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
