@@ -115,7 +115,8 @@ def main(arguments: Arguments) -> None:
             },
             notes={
                 "summary": "Geometric means over tasks at layers that the number of blocks fixes, beside the same "
-                "tokens' ranks in the other tasks' vectors and in random ones.",
+                "tokens' ranks in the other tasks' vectors and in random ones. A task whose difference is nothing but "
+                "rounding at a layer has no rank there, and is not counted.",
                 "words": "Tokens that count as task words; one that is not a whole word begins one of several tokens.",
             },
             html={"Top tokens": figures.token_table(tables["tokens"], layers=layers)},
