@@ -20,8 +20,8 @@ NOTES = {
     "chosen_layers": "Mean cosine of mean task vectors at the chosen layer. Matched: the same task in both sources. "
     "Mismatched: different tasks; same family: different tasks over the same items; gap and family gap: matched minus "
     "these. Random: 95 % of random directions in place of the second source. p: share of all ways to match tasks with "
-    "tasks that give as high a mean. Intervals: basic bootstrap over blocks of items, none where neither source has more than its one instruction. A "
-    "source beside itself: one half of its blocks against the other.",
+    "tasks that give as high a mean. Intervals: basic bootstrap over blocks of items, none where neither source has "
+    "more than its one instruction. A source beside itself: one half of its blocks against the other.",
     "chosen_cka": "Linear CKA of the states of single contexts at the chosen layer, both sources reading the same. "
     "Null: mean and 95th percentile with the contexts of one source permuted; within task: only among contexts of one "
     "task, those of common items together. The interval is a jackknife over blocks.",
