@@ -119,24 +119,41 @@ def run_folder(arguments: Any, experiment: str) -> Path:
     return Path("runs") / experiment / "-".join((name, *full, *([digest] if options else [])))
 
 
-def perform_units(run: "Run", units: "Sequence[Any]", perform: Callable[[Any], None], console: "Console") -> None:
+def perform_units(
+    run: "Run",
+    units: "Sequence[Any]",
+    perform: Callable[[Any], None],
+    console: "Console",
+    *,
+    seconds: Callable[[], float] | None = None,
+) -> None:
     """Does the units of a study that the run's journal does not hold yet, under a progress bar.
 
     Args:
         run: whose journal it is.
-        units: in their order, each with its `key`.
+        units: in their order, each with its `key`, or the keys themselves.
         perform: does a unit and records it.
         console: where the bar is shown.
+        seconds: how long the prompts that are left should take to read; said beforehand.
     """
     from rich.progress import track
 
-    left = [unit for unit in units if run.done(unit.key) is None]
+    left = [unit for unit in units if run.done(getattr(unit, "key", unit)) is None]
     if not left:
         console.print("Everything is done already; writing the tables and figures again.")
     elif len(left) < len(units):
         console.print(f"Continuing: {len(units) - len(left)} of {len(units)} units are done.")
+    if seconds is not None and (expected := seconds()):
+        console.print(f"Reading the prompts should take about {duration(expected)}.")
     for unit in track(left, description="units", console=console, transient=True, disable=not left):
         perform(unit)
+
+
+def duration(seconds: float) -> str:
+    """A time to come, as roughly as it is known."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def plain_rows(answers: "DataFrame") -> list[dict[str, Any]]:

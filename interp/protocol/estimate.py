@@ -1,7 +1,7 @@
 """How long a plan will take, from a short timing of the model on its own prompts."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +10,11 @@ from interp.backends.base import Backend
 from interp.heads import extract_heads, indirect_effects
 from interp.models.base import Model
 from interp.patching import RowPatch
+from interp.prompts import Prompt
 from interp.protocol.contexts import query_prompt, source_prompts
 from interp.protocol.plan import Plan, Unit
 from interp.protocol.settings import HEADS
+from interp.vectors import extract
 
 PROBES = 4  # prompts per timing
 
@@ -79,6 +81,19 @@ def measure(plan: Plan, models: Callable[[str], Model], backend: Backend) -> Sec
         )
         patch[query] = _timed(backend.sweep, model, bare, rows, max_new_tokens=longest)
     return Seconds(source, max(0.0, generated - source["text"]), selection, patch)
+
+
+def reading_seconds(parts: Iterable[tuple[Model, Sequence[Prompt], int]]) -> float:
+    """Seconds that reading the states of many prompts should take, from reading a few like them.
+
+    Args:
+        parts: a model, some prompts, and how many prompts like these it is to read.
+    """
+    total = 0.0
+    for model, prompts, count in parts:
+        extract(model, prompts[:1])  # the first call warms up
+        total += count * _timed(extract, model, prompts) / len(prompts)
+    return total
 
 
 def _timed(work: Callable[..., object], *arguments: object, **options: object) -> float:
