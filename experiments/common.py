@@ -139,6 +139,21 @@ def perform_units(run: "Run", units: "Sequence[Any]", perform: Callable[[Any], N
         perform(unit)
 
 
+def print_skipped(console: "Console", skipped: Sequence[str], *, most: int = 5) -> None:
+    """Says what was left out, a line each for the first few."""
+    for line in skipped[:most]:
+        console.print(f"Skipped: {line}", markup=False)
+    if len(skipped) > most:
+        console.print(f"Skipped: {len(skipped) - most} more.")
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words, e.g. "5 min"."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def plain_rows(answers: "DataFrame") -> list[dict[str, Any]]:
     """A table of answers as rows for JSON, with None where there is no layer."""
     loose = answers.astype({"layer": object})

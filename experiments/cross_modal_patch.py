@@ -159,7 +159,7 @@ def perform(plan: "Plan", work: "Work", models: "Callable[[str], Model]", consol
         console.print(f"Continuing: {len(units) - len(left)} of {len(units)} units are done.")
     seconds = measure(plan, models, work.backend)
     cost = {unit.key: seconds.of(plan, unit) for unit in left}
-    console.print(f"This should take about {_duration(sum(cost.values()))}.")
+    console.print(f"This should take about {common.duration(sum(cost.values()))}.")
     columns = (
         BarColumn(),
         TextColumn("{task.percentage:.0f} %"),
@@ -293,12 +293,6 @@ def _terminal_table(summary: "DataFrame") -> "Table":
         previous = arm[0]
         table.add_row(arm_name(*arm), str(rows[0].demonstrations), *rates)
     return table
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ class OverrideSettings:
         sets: names of the sets; empty for all of the kinds.
         question: how the query carries its own question: as an instruction, or by text examples.
         query: modality of the query.
+        layers, layer_step: layers tried; empty is every `layer_step`-th one, from the first.
+        selection_items, test_items: most conflicts of a set; None is all.
         judge: a model that judges every answer too; empty for none.
         judge_template: its prompt; empty for that of :mod:`interp.judging`.
     """
@@ -41,21 +43,25 @@ class OverrideSettings:
     contexts: int
     seed: int
     layers: tuple[int, ...]
-    selection_items: int
-    test_items: int
+    selection_items: int | None
+    test_items: int | None
     template: str
     judge: str = ""
     judge_template: str = ""
+    on_error: str = "stop"
+    layer_step: int = 2
     loading: LoadOptions = field(default_factory=LoadOptions)
 
     def __post_init__(self) -> None:
         for name in ("shots", "contexts", "selection_items", "test_items"):
-            if getattr(self, name) < 1:
-                raise CrosstaskError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1.")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise CrosstaskError(f"--{name.replace('_', '-')} is {value}; it must be at least 1.")
         known("--kinds", self.kinds, KINDS)
         known("--source", self.sources, SOURCES)
         known("--question", (self.question,), ("instruction", "examples"))
         known("--query", (self.query,), ("image", "text"))
+        known("--on-error", (self.on_error,), ("stop", "continue"))
         for name, values in (("--kinds", self.kinds), ("--source", self.sources), ("--sets", self.sets)):
             if len(set(values)) < len(values):
                 raise CrosstaskError(f"{name} names a value twice: {' '.join(values)}.")
@@ -63,7 +69,7 @@ class OverrideSettings:
     def config(self, sets: Sequence[ConflictSet]) -> dict[str, Any]:
         """What decides the numbers, the conflicts included."""
         given = asdict(self)
-        del given["loading"]
+        del given["loading"], given["on_error"]
         given["judge_template"] = (self.judge_template or TEMPLATE) if self.judge else ""
         items = [
             (found.name, one.item.input, one.item.split, one.query.accepted, one.vector.accepted, one.vector.question)
@@ -75,9 +81,14 @@ class OverrideSettings:
 
 
 def conflict_sets(
-    settings: OverrideSettings, questions: Path | None, annotations: Path | None, images: Path | None
+    settings: OverrideSettings,
+    questions: Path | None,
+    annotations: Path | None,
+    images: Path | None,
+    *,
+    skipped: list[str] | None = None,
 ) -> list[ConflictSet]:
-    """The sets that are asked for, from VQA files where they are given.
+    """The sets that are asked for, from VQA files where they are given; skipped as in `read_questions`.
 
     Raises:
         CrosstaskError: what the loaders say; sets named beside files.
@@ -88,4 +99,4 @@ def conflict_sets(
         return task_sets(names, lambda: (easy_questions("train"), easy_questions("test")))
     if settings.sets:
         raise CrosstaskError(f"--sets {settings.sets[0]!r} names tasks, and VQA files are given; use --kinds for them.")
-    return file_sets(read_questions(*files), settings.kinds)
+    return file_sets(read_questions(*files, skipped=skipped), settings.kinds)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from interp.protocol.rates import difference_with_width
 from interp.runs import Run
 from interp.statistics import compare_paired, wilson
 from interp.tasks.conflicts import Conflict, ConflictSet
@@ -70,17 +71,19 @@ def prediction_table(
         where = {"kind": found.kind, "set": found.name, "family": found.family}
         asked = {conflict.item.input: conflict for conflict in tested(found)}
         answers = record_of(run, "test", found)["answers"]
-        judged = (run.done(f"judge / {found.name}") or {"right": []})["right"]
+        judged = run.done(f"judge / {found.name}")
         for place, answer in enumerate(answers):
             conflict = asked[answer["item"]]
-            sides = {
+            sides: dict[str, Any] = {
                 "query_question": conflict.query.question,
                 "query_accepted": " | ".join(conflict.query.accepted),
                 "vector_question": conflict.vector.question,
                 "vector_accepted": " | ".join(conflict.vector.accepted),
             }
-            more = {f"judged_{side}": judged[2 * place + i] for i, side in enumerate(SIDES)} if judged else {}
-            rows.append(where | answer | more | sides)
+            for i, side in enumerate(SIDES) if judged else ():
+                sides[f"judged_{side}"] = judged["right"][2 * place + i]
+                sides[f"said_{side}"] = judged["said"][2 * place + i]
+            rows.append(where | answer | sides)
     return pd.DataFrame(rows).astype({"layer": "Int64"})
 
 
@@ -126,7 +129,7 @@ def paired_table(predictions: pd.DataFrame) -> pd.DataFrame:
                 groups = items if len(set(items)) < len(items) else None
                 for side in SIDES:
                     test = compare_paired(list(joined[side]), list(joined[f"{side}_other"]), groups=groups)
-                    found = test.difference
+                    found = difference_with_width(test.difference, test.n)
                     row = {"kind": kind, "set": name, "source": source, "against": against, "side": side}
                     row |= {"items": test.n, "difference": found.value, "low": found.low, "high": found.high}
                     row |= {"only_patch": test.only_a, "only_other": test.only_b, "p": test.p_value}
@@ -135,7 +138,10 @@ def paired_table(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def judge_table(predictions: pd.DataFrame) -> pd.DataFrame:
-    """How far the judge agrees with the rules: per kind and side the rate of equal verdicts and Cohen's kappa."""
+    """How far the judge agrees with the rules: per kind and side the rate of equal verdicts and Cohen's kappa.
+
+    said is the mean probability with which the judge says yes or no at all, of the answers that it was asked about.
+    """
     from sklearn.metrics import cohen_kappa_score
 
     rows = []
@@ -147,6 +153,7 @@ def judge_table(predictions: pd.DataFrame) -> pd.DataFrame:
             kappa = float("nan") if constant else float(cohen_kappa_score(rule, judged))
             row = {"kind": kind, "side": side, "answers": len(part), "agreement": equal.value, "low": equal.low}
             row |= {"high": equal.high, "kappa": kappa, "right_by_rule": rule.mean(), "right_by_judge": judged.mean()}
+            row["said"] = part[f"said_{side}"].astype(float).mean()
             rows.append(row)
     return pd.DataFrame(rows)
 

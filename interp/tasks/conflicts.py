@@ -26,7 +26,7 @@ from interp.tasks.base import Item, Split, Task
 from interp.tasks.forms import FORMS, Form, form
 from interp.tasks.loader import load_task
 from interp.tasks.vqa.files import Question, QuestionSet
-from interp.tasks.vqa.types import EASY_TYPES, TypeTask, item, split_of
+from interp.tasks.vqa.types import EASY_TYPES, item, split_of
 
 KINDS = ("semantic", "syntactic", "creative", "factual")
 TABLE: dict[str, tuple[str, ...]] = {
@@ -132,7 +132,7 @@ def task_sets(names: Sequence[str], easy: Callable[[], tuple[QuestionSet, Questi
     def task(name: str) -> Task:
         if name not in tasks:
             if name in _EASY:
-                tasks.update({each: found.task for each, found in easy_tasks(*easy()).items()})
+                tasks.update(easy_tasks(*easy()))
             else:
                 tasks[name] = load_task(name)
         return tasks[name]
@@ -155,7 +155,7 @@ def task_sets(names: Sequence[str], easy: Callable[[], tuple[QuestionSet, Questi
 _EASY = ("colour", "shape")
 
 
-def easy_tasks(train: QuestionSet, test: QuestionSet) -> dict[str, TypeTask]:
+def easy_tasks(train: QuestionSet, test: QuestionSet) -> dict[str, Task]:
     """Colour and shape of every picture of easy-vqa, from its caption: both are known of each."""
     found = {}
     for place, name in enumerate(_EASY):
@@ -165,8 +165,7 @@ def easy_tasks(train: QuestionSet, test: QuestionSet) -> dict[str, TypeTask]:
             for part, split in parts
             for question in part.questions
         }
-        task = Task(name, train.name, tuple(items.values()), EASY_TYPES[name].instruction, train.source)
-        found[name] = TypeTask(task, {one: each.outputs for one, each in items.items()})
+        found[name] = Task(name, train.name, tuple(items.values()), EASY_TYPES[name].instruction, train.source)
     return found
 
 
