@@ -176,7 +176,8 @@ def _write(work: "OverrideWork") -> Path:
         title=f"Overriding a question in {settings.model}",
         lead=[
             f"{settings.query.capitalize()} queries that carry their question by {settings.question}; vectors from "
-            f"{' and '.join(settings.sources)}, patched at one layer.",
+            f"{' and '.join(dict.fromkeys(source for found in sets for source in inputs.sources(found)))}, patched at one "
+            "layer.",
             f"Scored conflicts: {counts}."
             + (f" Left out: {len(inputs.skipped)} pictures that cannot be decoded." if inputs.skipped else ""),
             "The system prompt is compared in the model's chat template, beside the bare query in a chat."
