@@ -170,14 +170,14 @@ def _write(work: "OverrideWork") -> Path:
             "reads, and empty where both give one verdict only. said: the mean probability with which it says yes or "
             "no at all; a judge that says something else has not judged."
         )
+    sources = dict.fromkeys(source for found in sets for source in inputs.sources(found))
     counts = ", ".join(f"{found.name} ({found.kind}) {len(inputs.tested(found))}" for found in sets)
     return common.write_results(
         work.run,
         title=f"Overriding a question in {settings.model}",
         lead=[
             f"{settings.query.capitalize()} queries that carry their question by {settings.question}; vectors from "
-            f"{' and '.join(dict.fromkeys(source for found in sets for source in inputs.sources(found)))}, patched at one "
-            "layer.",
+            f"{' and '.join(sources)}, patched at one layer.",
             f"Scored conflicts: {counts}."
             + (f" Left out: {len(inputs.skipped)} pictures that cannot be decoded." if inputs.skipped else ""),
             "The system prompt is compared in the model's chat template, beside the bare query in a chat."
