@@ -73,12 +73,12 @@ class Arguments:
     """A model that judges every answer beside the rules, by its logits of yes and no."""
     judge_template: Annotated[str, _arg("TEXT", "that of interp.judging")] = ""
     r"""Its prompt: {question}, {accepted} and {answer} once each, then a last line; chat: before it for a chat."""
-    questions: Annotated[Path | None, _arg("FILE", "none")] = None
-    """Question file of VQAv2 or OK-VQA, or its zip."""
-    annotations: Annotated[Path | None, _arg("FILE", "none")] = None
-    """Annotation file of the same split, or its zip."""
+    questions: Annotated[tuple[Path, ...], _arg("FILE ...", "none")] = ()
+    """Question file of VQAv2, of OK-VQA, or both (whose pairs are the factual kind), or their zips."""
+    annotations: Annotated[tuple[Path, ...], _arg("FILE ...", "none")] = ()
+    """Annotation file of each, of the same split, or its zip."""
     images: Annotated[Path | None, _arg("FOLDER", "none")] = None
-    """Folder of its images."""
+    """Folder of their images."""
     on_error: Annotated[str, tyro.conf.arg(metavar="{stop,continue}")] = "stop"
     """At an image that is missing or cannot be decoded: stop, or continue without it."""
     out: Annotated[Path | None, _arg("FOLDER", "runs/override/<name>")] = None
@@ -113,6 +113,8 @@ def main(arguments: Arguments) -> None:
     sets = conflict_sets(
         settings, a.questions, a.annotations, a.images, skipped=skipped if a.on_error == "continue" else None
     )
+    if missing := [kind for kind in settings.kinds if not a.sets and kind not in {found.kind for found in sets}]:
+        console.print(f"These files have no conflicts of the kind {' and '.join(missing)}, which is left out.")
     console.print(f"Loading {a.model} ...")
     models = common.model_loader(a.loading, main=a.model)
     fingerprints = {name: models(name).fingerprint for name in filter(None, (a.model, a.judge))}
@@ -158,7 +160,7 @@ def _write(work: "OverrideWork") -> Path:
         "mean over the sets of a kind, with 95 % Wilson intervals that count each item once. No answer can be right "
         "for both.",
         "tests": "Patch minus another arm, item by item, with a bootstrap interval; p is McNemar's exact test, or an "
-        "item-wise sign-flip test where items are in several sets, uncorrected for the number of rows.",
+        "item-wise sign-flip test where items are in several sets; p_holm is corrected for the rows of a side.",
         "layers": "The layer with the highest rate of answers right for the vector on the selection split; ties go to "
         "the lowest, so that a rate of 0 means that no layer worked.",
         "examples": "The first test item of each set; predictions.jsonl has every answer.",

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -82,21 +83,29 @@ class OverrideSettings:
 
 def conflict_sets(
     settings: OverrideSettings,
-    questions: Path | None,
-    annotations: Path | None,
+    questions: Sequence[Path],
+    annotations: Sequence[Path],
     images: Path | None,
     *,
     skipped: list[str] | None = None,
 ) -> list[ConflictSet]:
-    """The sets that are asked for, from VQA files where they are given; skipped as in `read_questions`.
+    """The sets that are asked for, from VQA files where they are given.
+
+    Args:
+        settings: of the run.
+        questions: question files, of VQAv2, OK-VQA or both.
+        annotations: the annotation file of each.
+        images: the folder of the images of all.
+        skipped: as in :func:`interp.tasks.vqa.read_questions`.
 
     Raises:
         CrosstaskError: what the loaders say; sets named beside files.
     """
-    files = asked_files(questions, annotations, images)
-    if files is None:
+    pairs = list(zip_longest(questions, annotations)) or [(None, None)]
+    files = [found for one, other in pairs if (found := asked_files(one, other, images)) is not None]
+    if not files:
         names = settings.sets or set_names(settings.kinds)
         return task_sets(names, lambda: (easy_questions("train"), easy_questions("test")))
     if settings.sets:
         raise CrosstaskError(f"--sets {settings.sets[0]!r} names tasks, and VQA files are given; use --kinds for them.")
-    return file_sets(read_questions(*files, skipped=skipped), settings.kinds)
+    return file_sets([read_questions(*each, skipped=skipped) for each in files], settings.kinds)

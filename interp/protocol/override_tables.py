@@ -16,7 +16,7 @@ import pandas as pd
 
 from interp.protocol.rates import difference_with_width
 from interp.runs import Run
-from interp.statistics import compare_paired, wilson
+from interp.statistics import compare_paired, holm, wilson
 from interp.tasks.conflicts import Conflict, ConflictSet
 
 SIDES = ("query", "vector")
@@ -115,7 +115,8 @@ def summary_table(predictions: pd.DataFrame) -> pd.DataFrame:
 def paired_table(predictions: pd.DataFrame) -> pd.DataFrame:
     """The patch against every other arm, item by item, for both sides; p as in :func:`compare_paired`.
 
-    Where an item is in several sets, its differences are averaged first and the sign-flip test takes items.
+    Where an item is in several sets, its differences are averaged first and the sign-flip test takes items. p_holm is
+    corrected by Holm's method over the comparisons of a level (over all, of the kinds, of the sets) and side.
     """
     rows = []
     key = ["set", "family", "item"]
@@ -134,7 +135,9 @@ def paired_table(predictions: pd.DataFrame) -> pd.DataFrame:
                     row |= {"items": test.n, "difference": found.value, "low": found.low, "high": found.high}
                     row |= {"only_patch": test.only_a, "only_other": test.only_b, "p": test.p_value}
                     rows.append(row)
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    level = [table["kind"].eq("all"), table["set"].eq("all"), table["side"]]
+    return table.assign(p_holm=table["p"].groupby(level).transform(lambda p: holm(list(p))))
 
 
 def judge_table(predictions: pd.DataFrame) -> pd.DataFrame:

@@ -145,6 +145,7 @@ def test_tables_give_sets_equal_weight_and_count_an_item_once() -> None:
     assert row.loc["vector", ["difference", "only_patch", "only_other"]].tolist() == [3 / 4, 3, 0]
     assert row.loc["query", ["difference", "only_patch", "only_other"]].tolist() == [-3 / 4, 0, 3]
     assert row.loc["vector", "p"] == pytest.approx(2 * 0.5**3)  # McNemar, three against none
+    assert (paired["p_holm"] >= paired["p"]).all()
     both = paired[(paired["set"] == "all") & (paired["against"] == "before") & (paired["side"] == "vector")].iloc[0]
     assert both["items"] == 4
     assert both["difference"] == pytest.approx((1 / 2 + 1 / 2 + 1 + 1) / 4)  # a: 0 and 1, b: 1 and 0, c, d: 1
