@@ -26,7 +26,7 @@ from interp.tasks.vqa import (
     vqa_accuracy,
 )
 from interp.tasks.vqa.scoring import accepted_answers
-from tests.vqa_sets import Files, easy_wheel
+from tests.vqa_sets import Files, easy_wheel, not_installed
 
 # Accuracy
 
@@ -387,6 +387,7 @@ def test_easy_vqa_that_is_nowhere_is_one_sentence_with_the_command(
     def unreachable(*_: str) -> Path:
         raise CrosstaskError("pip could not fetch easy-vqa==1.0 (ERROR: no network): is there a network?")
 
+    not_installed(monkeypatch)
     monkeypatch.setenv("CROSSTASK_CACHE", str(tmp_path))
     monkeypatch.setattr(easy, "fetch_wheel", unreachable)
     with pytest.raises(
