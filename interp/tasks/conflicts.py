@@ -221,9 +221,7 @@ def file_sets(sets: Sequence[QuestionSet], kinds: Sequence[str]) -> list[Conflic
     """
     names, found = [one.name for one in sets], []
     if len(set(names)) < len(names):
-        raise CrosstaskError(
-            f"two question files are {names[0]}; expected one of VQAv2, one of OK-VQA, or one of each."
-        )
+        raise CrosstaskError(f"two files are {names[0]} questions; expected VQAv2, OK-VQA, or one of each.")
     family, plain = " and ".join(names), FORMS["plain"]
     asked = {one.name: _by_picture(one) for one in sets}
     knowing, seeing = ([name for name in names if (name == "OK-VQA") == knows] for knows in (True, False))

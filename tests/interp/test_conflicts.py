@@ -161,11 +161,11 @@ def test_pairs_of_ok_vqa_are_factual(tmp_path: Path) -> None:
     read = read_questions(*files.write())
     found = file_sets([read], KINDS)
     assert [(one.kind, one.vector_form.name) for one in found] == [
-        ("factual", "plain"),
         ("syntactic", "upper"),
         ("syntactic", "letter"),
         ("creative", "once"),
         ("creative", "lovely"),
+        ("factual", "plain"),
     ]
     with pytest.raises(CrosstaskError, match="--kinds semantic has nothing in OK-VQA files: semantic takes two"):
         file_sets([read], ["semantic"])
