@@ -69,8 +69,9 @@ def load_types(
         CrosstaskError: some of the files are named and others not; what the loaders say.
     """
     files = asked_files(questions, annotations, images, captions)
-    usual = (*EASY_TYPES, *PICTURE_TYPES) if full else QUICK_TYPES
-    types = [question_type(name, files=files is not None) for name in names or (FILE_TYPES if files else usual)]
+    everything = (*EASY_TYPES, *PICTURE_TYPES) if full else QUICK_TYPES
+    usual = everything if files is None else tuple(FILE_TYPES)
+    types = [question_type(name, files=files is not None) for name in names or usual]
     if len({kind.name for kind in types}) < max(2, len(types)):
         raise CrosstaskError(
             f"--types names {' '.join(kind.name for kind in types)}; expected two different types or more, since one "
