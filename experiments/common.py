@@ -149,8 +149,16 @@ def perform_units(
         perform(unit)
 
 
+def print_skipped(console: "Console", skipped: Sequence[str], *, most: int = 5) -> None:
+    """Says what was left out, a line each for the first few."""
+    for line in skipped[:most]:
+        console.print(f"Skipped: {line}", markup=False)
+    if len(skipped) > most:
+        console.print(f"Skipped: {len(skipped) - most} more.")
+
+
 def duration(seconds: float) -> str:
-    """A time to come, as roughly as it is known."""
+    """A time to come, as roughly as it is known, such as "5 min"."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
