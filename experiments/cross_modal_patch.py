@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from interp.models.base import Model
-    from interp.protocol.plan import Plan
+    from interp.protocol.plan import Plan, Unit
     from interp.protocol.settings import Settings
     from interp.protocol.work import Work
     from interp.runs import Run
@@ -90,26 +91,15 @@ class Arguments:
 
     def settings(self) -> "Settings":
         """The protocol's settings, with the defaults of a quick or a full run filled in."""
-        from interp.protocol.settings import Settings
-
-        preset = FULL if self.full else QUICK
-        given: dict[str, Any] = {name: getattr(self, name) for name in preset}
-        return Settings(
-            model=self.model,
+        return common.protocol_settings(
+            self,
+            FULL if self.full else QUICK,
+            layer_step=2,
             source_models=self.source_model,
             tasks=self.tasks,
             wrong_tasks=self.wrong_tasks,
             sources=self.source,
             queries=self.query,
-            shots=self.shots,
-            layers=self.layers if isinstance(self.layers, tuple) else (),
-            layer_step=2 if self.layers is None and not self.full else 1,
-            template=self.template,
-            max_new_tokens=self.max_new_tokens,
-            on_error=self.on_error,
-            backend=self.backend,
-            loading=self.loading,
-            **{name: preset[name] if value is None else value for name, value in given.items()},
         )
 
 
@@ -143,36 +133,23 @@ def main(arguments: Arguments) -> None:
         shutil.rmtree(run.folder / "contexts", ignore_errors=True)  # only a run that goes on needs them
 
 
-def perform(plan: "Plan", work: "Work", models: "Callable[[str], Model]", console: "Console") -> None:
-    """Does the units that the journal does not hold yet, under a progress bar in estimated seconds."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+def perform(
+    plan: "Plan", work: "Work", models: "Callable[[str], Model]", console: "Console", *, alike: int = 0
+) -> None:
+    """Does the units that the journal does not hold yet.
 
+    Args:
+        plan, work, models: of the run.
+        console: where the progress is shown.
+        alike: how many more runs of the same size come after this one.
+    """
     from interp.protocol.estimate import measure
 
-    units = list(plan.units())
-    left = [unit for unit in units if work.run.done(unit.key) is None]
-    if not left:
-        console.print("Everything is done already; writing the tables and figures again.")
-        return
-    console.print(plan.describe())
-    if len(left) < len(units):
-        console.print(f"Continuing: {len(units) - len(left)} of {len(units)} units are done.")
-    seconds = measure(plan, models, work.backend)
-    cost = {unit.key: seconds.of(plan, unit) for unit in left}
-    console.print(f"This should take about {_duration(sum(cost.values()))}.")
-    columns = (
-        BarColumn(),
-        TextColumn("{task.percentage:.0f} %"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task("", total=sum(cost.values()))
-        for unit in left:
-            progress.update(bar, description=unit.key)
-            work.perform(unit)
-            progress.advance(bar, cost[unit.key])
+    def timing() -> "Callable[[Unit], float]":
+        console.print(plan.describe())
+        return partial(measure(plan, models, work.backend).of, plan)
+
+    common.perform_units(work.run, list(plan.units()), work.perform, console, timing=timing, alike=alike)
 
 
 def _write(plan: "Plan", run: "Run", console: "Console", *, lead: list[str]) -> None:
@@ -293,12 +270,6 @@ def _terminal_table(summary: "DataFrame") -> "Table":
         previous = arm[0]
         table.add_row(arm_name(*arm), str(rows[0].demonstrations), *rates)
     return table
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 if __name__ == "__main__":

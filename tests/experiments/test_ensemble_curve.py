@@ -14,6 +14,8 @@ from interp.models.base import Model, load_model
 from interp.patching import generate
 from interp.prompts import Example, Image, Specification, Template, render
 from interp.protocol.contexts import draw_apart, source_prompts
+from interp.protocol.ensembles import EnsembleStudy
+from interp.protocol.study import Unit
 from interp.tasks import Task, load_task
 from interp.vectors import extract
 from tests import tiny
@@ -130,6 +132,17 @@ def test_killed_run_continues_to_the_same_bytes(place: Place, finished: Path, tm
         assert (out / name).read_bytes() == (finished / name).read_bytes(), name
 
 
+def test_time_is_said_before_anything_is_done(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(self: EnsembleStudy, unit: Unit) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(EnsembleStudy, "perform", interrupt)
+    assert run(arguments(place, tmp_path / "out")) == 130
+    assert "This should take about" in capsys.readouterr().out
+
+
 def test_last_line_is_the_report_and_figures_are_drawn(
     place: Place, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,6 +160,7 @@ def test_last_line_is_the_report_and_figures_are_drawn(
         (["--examples", 3], "--examples 3 does not fit contexts of 2"),
         (["--examples", 2, 2], "--examples names a number twice"),
         (["--examples", 0], "no number above 0"),
+        (["--examples", 200], "use fewer examples"),
         (["--examples", -2], "--examples -2 does not fit"),
         (["--shots", 7], "has 8 selection items"),
         (["--query", "sound"], "--query 'sound' is unknown"),
