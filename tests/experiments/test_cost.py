@@ -15,7 +15,7 @@ from interp.models.base import load_model
 from interp.protocol.prompting_cost import Case, CostSettings, Unit, forecast, work_of
 from interp.protocol.prompting_memory import MemoryMeter
 from interp.tasks import load_task
-from tests.places import Place, killed
+from tests.places import Place, killed, refuses
 
 
 @pytest.fixture(scope="module")
@@ -170,11 +170,8 @@ def test_last_line_is_the_report(place: Place, finished: Path, capsys: pytest.Ca
 def test_bad_input_is_one_sentence(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[object], said: str
 ) -> None:
-    assert run(arguments(place, tmp_path / "out", *more)) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1
-    assert said in lines[0]
-    assert not (tmp_path / "out").exists()
+    out = tmp_path / "out"
+    refuses(cost, arguments(place, out, *more), said, capsys, out)
 
 
 def test_model_without_images_is_asked_text_only(

@@ -19,7 +19,7 @@ from interp.protocol.study import Unit
 from interp.tasks import Task, load_task
 from interp.vectors import extract
 from tests import tiny
-from tests.places import Place, answers, killed
+from tests.places import Place, answers, killed, refuses
 
 TABLES = ("rates.csv", "comparisons.csv", "layers.csv", "layer_curves.csv", "predictions.jsonl")
 TEMPLATE = Template.parse(ensemble_curve.Arguments().template)
@@ -170,12 +170,9 @@ def test_last_line_is_the_report_and_figures_are_drawn(
 def test_bad_input_is_one_sentence(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[object], said: str
 ) -> None:
-    given = [*arguments(place, tmp_path / "out"), *(["--examples", 7] if "--shots" in more else []), *more]
-    assert run(given) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1
-    assert said in lines[0]
-    assert not (tmp_path / "out").exists()
+    out = tmp_path / "out"
+    given = [*arguments(place, out), *(["--examples", 7] if "--shots" in more else []), *more]
+    refuses(ensemble_curve, given, said, capsys, out)
 
 
 def test_language_model_alone_is_asked_text(place: Place, tmp_path: Path) -> None:
