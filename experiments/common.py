@@ -35,6 +35,11 @@ Loading: TypeAlias = Annotated[LoadOptions, tyro.conf.arg(name="")]
 Arguments = TypeVar("Arguments")
 
 
+def arg(metavar: str, default: str) -> Any:
+    """An option whose default depends on others: help shows in words what it is."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
+
+
 def run(
     arguments: type[Arguments],
     main: Callable[[Arguments], None],

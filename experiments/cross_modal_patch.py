@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from experiments import common
+from experiments.common import arg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,11 +29,6 @@ QUICK: dict[str, Any] = {"seeds": (0,), "contexts": 4, "selection_items": 6, "te
 FULL: dict[str, Any] = {"seeds": (0, 1, 2), "contexts": 10, "selection_items": None, "test_items": None}
 
 
-def _arg(metavar: str, default: str) -> Any:
-    """An option whose default depends on others: help shows what it is in words."""
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
-
-
 @dataclass(frozen=True)
 class Arguments:
     """Patch task vectors across modalities and models, with matched budgets and controls.
@@ -49,41 +45,41 @@ class Arguments:
 
     model: str = "bundled"
     """The model that is patched: bundled (the VLM), bundled-llm, a hub id, or a folder."""
-    source_model: Annotated[tuple[str, ...], _arg("MODEL ...", "the model itself; for bundled also its base LLM")] = ()
+    source_model: Annotated[tuple[str, ...], arg("MODEL ...", "the model itself; for bundled also its base LLM")] = ()
     """Models whose task vectors are patched in."""
-    tasks: Annotated[tuple[str, ...], _arg("TASK ...", "the six built-in tasks")] = ()
+    tasks: Annotated[tuple[str, ...], arg("TASK ...", "the six built-in tasks")] = ()
     """Task names, or folders with items.csv (input, output, image) and instruction.txt."""
-    wrong_tasks: Annotated[tuple[str, ...], _arg("TASK ...", "the six and --tasks")] = ()
+    wrong_tasks: Annotated[tuple[str, ...], arg("TASK ...", "the six and --tasks")] = ()
     """Tasks whose mean vector is the wrong-task control; the scored task is left out."""
-    source: Annotated[tuple[str, ...], _arg("{text,image,instruction,ensemble,heads} ...", "all but heads")] = ()
+    source: Annotated[tuple[str, ...], arg("{text,image,instruction,ensemble,heads} ...", "all but heads")] = ()
     """How the task is specified; ensemble is the mean of the text and the instruction vector, and heads the sum of the
     task's ten strongest attention heads over text examples, added instead of put in place."""
-    query: Annotated[tuple[str, ...], _arg("{image,text} ...", "all that apply")] = ()
+    query: Annotated[tuple[str, ...], arg("{image,text} ...", "all that apply")] = ()
     """Modality of the query."""
     shots: int = 5
     """Complete demonstrations that a prompt, and a vector read from one context, sees."""
-    contexts: Annotated[int | None, _arg("INT", "4; with --full 10")] = None
+    contexts: Annotated[int | None, arg("INT", "4; with --full 10")] = None
     """Contexts averaged in a mean vector."""
-    seeds: Annotated[tuple[int, ...] | None, _arg("INT ...", "0; with --full 0 1 2")] = None
+    seeds: Annotated[tuple[int, ...] | None, arg("INT ...", "0; with --full 0 1 2")] = None
     """Seeds of the contexts and of the random vectors."""
-    layers: Annotated[
-        tuple[int, ...] | Literal["all"] | None, _arg("{all,INT ...}", "every other; with --full all")
-    ] = None
+    layers: Annotated[tuple[int, ...] | Literal["all"] | None, arg("{all,INT ...}", "every other; with --full all")] = (
+        None
+    )
     """Layers tried on the selection split, counted from 0."""
     template: str = r"Q: {x}\nA: {y}\n\n"
     r"""How an example is written: {x} is the input, {y} the output, \n a new line. A query ends where {y} begins.
     chat: before it, or chat alone, puts the model's chat template around the prompt."""
-    selection_items: Annotated[int | None, _arg("INT", "6; with --full all")] = None
+    selection_items: Annotated[int | None, arg("INT", "6; with --full all")] = None
     """Most items of a task that choose the layer."""
-    test_items: Annotated[int | None, _arg("INT", "8; with --full all")] = None
+    test_items: Annotated[int | None, arg("INT", "8; with --full all")] = None
     """Most items of a task that are scored."""
     full: bool = False
     """All items and three seeds. Says beforehand how long it will take."""
-    max_new_tokens: Annotated[int | None, _arg("INT", "one more than the task's longest accepted answer")] = None
+    max_new_tokens: Annotated[int | None, arg("INT", "one more than the task's longest accepted answer")] = None
     """Longest generated answer, in tokens."""
     on_error: Annotated[str, tyro.conf.arg(metavar="{stop,continue}")] = "stop"
     """At an image that cannot be decoded: stop, or continue without the item."""
-    out: Annotated[Path | None, _arg("FOLDER", "runs/cross_modal_patch/<name>")] = None
+    out: Annotated[Path | None, arg("FOLDER", "runs/cross_modal_patch/<name>")] = None
     """Folder of the run. The same command continues a killed run."""
     backend: Annotated[str, tyro.conf.arg(metavar="{hooks,nnsight,transformer_lens}")] = "hooks"
     """What captures and patches: our hooks, or another tool, which checks them and takes longer."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from experiments import common
+from experiments.common import arg
 
 if TYPE_CHECKING:
     from interp.protocol.settings import Settings
@@ -17,10 +18,6 @@ MODULE = "experiments.ensemble_curve"
 TASKS = ("country-capital", "animal-young", "food-color")
 QUICK: dict[str, Any] = {"seeds": (0, 1, 2), "selection_items": 3, "test_items": 6}
 FULL: dict[str, Any] = {"seeds": (0, 1, 2), "selection_items": None, "test_items": None}
-
-
-def _arg(metavar: str, default: str) -> Any:
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
 
 @dataclass(frozen=True)
@@ -39,31 +36,31 @@ class Arguments:
 
     model: str = "bundled"
     """The model: bundled (the VLM), bundled-llm, a hub id, or a folder."""
-    tasks: Annotated[tuple[str, ...], _arg("TASK ...", "one of each family; with --full the six")] = ()
+    tasks: Annotated[tuple[str, ...], arg("TASK ...", "one of each family; with --full the six")] = ()
     """Task names, or folders with items.csv and instruction.txt."""
-    query: Annotated[tuple[str, ...], _arg("{image,text} ...", "image, or text without images")] = ()
+    query: Annotated[tuple[str, ...], arg("{image,text} ...", "image, or text without images")] = ()
     """Modality of the query."""
     examples: tuple[int, ...] = (0, 1, 2, 5, 10, 15, 20, 25, 30)
     """Numbers of examples: below --shots, or multiples of it. 0 is the instruction alone, or nothing."""
     shots: int = 5
     """Examples of one context."""
-    seeds: Annotated[tuple[int, ...] | None, _arg("INT ...", "0 1 2")] = None
+    seeds: Annotated[tuple[int, ...] | None, arg("INT ...", "0 1 2")] = None
     """Seeds of the contexts and of the random vectors."""
-    layers: Annotated[
-        tuple[int, ...] | Literal["all"] | None, _arg("{all,INT ...}", "every other; with --full all")
-    ] = None
+    layers: Annotated[tuple[int, ...] | Literal["all"] | None, arg("{all,INT ...}", "every other; with --full all")] = (
+        None
+    )
     """Layers tried on the selection split, counted from 0."""
     template: str = r"Q: {x}\nA: {y}\n\n"
     r"""How an example is written, as in experiments.cross_modal_patch."""
-    selection_items: Annotated[int | None, _arg("INT", "3; with --full all")] = None
+    selection_items: Annotated[int | None, arg("INT", "3; with --full all")] = None
     """Most items of a task that choose the layer."""
-    test_items: Annotated[int | None, _arg("INT", "6; with --full all")] = None
+    test_items: Annotated[int | None, arg("INT", "6; with --full all")] = None
     """Most items of a task that are scored."""
     full: bool = False
     """All tasks and items. Says beforehand how long it will take."""
     on_error: Annotated[str, tyro.conf.arg(metavar="{stop,continue}")] = "stop"
     """At an image that cannot be decoded: stop, or continue without the item."""
-    out: Annotated[Path | None, _arg("FOLDER", "runs/ensemble_curve/<name>")] = None
+    out: Annotated[Path | None, arg("FOLDER", "runs/ensemble_curve/<name>")] = None
     """Folder of the run. The same command continues a killed run."""
     loading: common.Loading = field(default_factory=common.LoadOptions)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from experiments import common
+from experiments.common import arg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,10 +51,6 @@ PARTS: dict[str, tuple[str, str]] = {
 }
 
 
-def _arg(metavar: str, default: str) -> Any:
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
-
-
 @dataclass(frozen=True)
 class Arguments:
     """What task vectors and prompts bear, in five parts.
@@ -69,11 +66,11 @@ class Arguments:
 
     model: str = "bundled"
     """The model: bundled (the VLM), bundled-llm, a hub id, or a folder."""
-    tasks: Annotated[tuple[str, ...], _arg("TASK ...", "one of each family; with --full the six")] = ()
+    tasks: Annotated[tuple[str, ...], arg("TASK ...", "one of each family; with --full the six")] = ()
     """Task names, or folders with items.csv and instruction.txt."""
     parts: tuple[str, ...] = tuple(PARTS)
     """Which parts."""
-    query: Annotated[tuple[str, ...], _arg("{image,text} ...", "all that apply")] = ()
+    query: Annotated[tuple[str, ...], arg("{image,text} ...", "all that apply")] = ()
     """Modality of the query."""
     templates: tuple[str, ...] = (
         r"Q: {x}\nA: {y}\n\n",
@@ -82,35 +79,35 @@ class Arguments:
     )
     r"""Templates of the part template, as --template of experiments.cross_modal_patch; the first is that of all other
     parts, and its delimiter must end the instructions."""
-    noise: Annotated[tuple[float, ...] | None, _arg("SHARE ...", "0.5 1; with --full 0.25 0.5 1")] = None
+    noise: Annotated[tuple[float, ...] | None, arg("SHARE ...", "0.5 1; with --full 0.25 0.5 1")] = None
     """Shares of an instruction's words that are changed, beside the clean one."""
-    numbers: Annotated[tuple[int, ...] | None, _arg("INT ...", "1 2 5 10; with --full 1 2 3 5 8 12")] = None
+    numbers: Annotated[tuple[int, ...] | None, arg("INT ...", "1 2 5 10; with --full 1 2 3 5 8 12")] = None
     """Demonstrations of a context."""
-    wrong: Annotated[tuple[float, ...] | None, _arg("SHARE ...", "0 0.5 1; with --full 0 0.25 0.5 0.75 1")] = None
+    wrong: Annotated[tuple[float, ...] | None, arg("SHARE ...", "0 0.5 1; with --full 0 0.25 0.5 0.75 1")] = None
     """Shares of wrong labels."""
     label_shots: int = 8
     """Demonstrations of a context whose labels are made wrong."""
-    scales: Annotated[tuple[float, ...] | None, _arg("FACTOR ...", "0.5 1 2; with --full 0.25 0.5 1 2 4")] = None
+    scales: Annotated[tuple[float, ...] | None, arg("FACTOR ...", "0.5 1 2; with --full 0.25 0.5 1 2 4")] = None
     """Factors of the vector; 1 is the reference."""
     shots: int = 5
     """Demonstrations of a context in all other parts."""
-    contexts: Annotated[int | None, _arg("INT", "2; with --full 5")] = None
+    contexts: Annotated[int | None, arg("INT", "2; with --full 5")] = None
     """Contexts a seed: averaged in a mean vector, and taken in turn by queries that see one alone."""
-    seeds: Annotated[tuple[int, ...] | None, _arg("INT ...", "0 1; with --full 0 1 2")] = None
+    seeds: Annotated[tuple[int, ...] | None, arg("INT ...", "0 1; with --full 0 1 2")] = None
     """Seeds of contexts, noise and random vectors."""
     layers: Annotated[
-        tuple[int, ...] | Literal["all"] | None, _arg("{all,INT ...}", "every fourth; with --full all")
+        tuple[int, ...] | Literal["all"] | None, arg("{all,INT ...}", "every fourth; with --full all")
     ] = None
     """Layers tried on the selection split, counted from 0."""
-    selection_items: Annotated[int | None, _arg("INT", "3; with --full all")] = None
+    selection_items: Annotated[int | None, arg("INT", "3; with --full all")] = None
     """Most items of a task that choose the layer."""
-    test_items: Annotated[int | None, _arg("INT", "4; with --full all")] = None
+    test_items: Annotated[int | None, arg("INT", "4; with --full all")] = None
     """Most items of a task that are scored."""
     full: bool = False
     """All tasks, items and conditions, and three seeds. Says beforehand how long it will take."""
     on_error: Annotated[str, tyro.conf.arg(metavar="{stop,continue}")] = "stop"
     """At an image that cannot be decoded: stop, or continue without the item."""
-    out: Annotated[Path | None, _arg("FOLDER", "runs/robustness/<name>")] = None
+    out: Annotated[Path | None, arg("FOLDER", "runs/robustness/<name>")] = None
     """Folder of the run. The same command continues a killed run."""
     loading: common.Loading = field(default_factory=common.LoadOptions)
 

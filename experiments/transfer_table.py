@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from experiments import common
+from experiments.common import arg
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,10 +27,6 @@ QUICK: dict[str, Any] = {"seeds": (0, 1), "contexts": 2, "selection_items": 3, "
 FULL: dict[str, Any] = {"seeds": (0, 1, 2), "contexts": 10, "selection_items": None, "test_items": None}
 
 
-def _arg(metavar: str, default: str) -> Any:
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
-
-
 @dataclass(frozen=True)
 class Arguments:
     """Every source x query combination for several templates: the tables of Luo et al. 2025, with intervals and tests.
@@ -46,41 +43,41 @@ class Arguments:
 
     model: str = "bundled"
     """The model that is patched: bundled (the VLM), bundled-llm, a hub id, or a folder."""
-    source_model: Annotated[tuple[str, ...], _arg("MODEL ...", "the model itself; for bundled also its base LLM")] = ()
+    source_model: Annotated[tuple[str, ...], arg("MODEL ...", "the model itself; for bundled also its base LLM")] = ()
     """Models whose task vectors are patched in; both are held at once."""
-    tasks: Annotated[tuple[str, ...], _arg("TASK ...", "one of each family; with --full the six")] = ()
+    tasks: Annotated[tuple[str, ...], arg("TASK ...", "one of each family; with --full the six")] = ()
     """Task names, or folders with items.csv and instruction.txt."""
-    wrong_tasks: Annotated[tuple[str, ...], _arg("TASK ...", "--tasks, or the six if that is one task")] = ()
+    wrong_tasks: Annotated[tuple[str, ...], arg("TASK ...", "--tasks, or the six if that is one task")] = ()
     """Tasks whose mean vector is the wrong-task control; the scored task is left out."""
-    source: Annotated[tuple[str, ...], _arg("{text,image,instruction,ensemble,heads} ...", "all but heads")] = ()
+    source: Annotated[tuple[str, ...], arg("{text,image,instruction,ensemble,heads} ...", "all but heads")] = ()
     """How the task is specified."""
-    query: Annotated[tuple[str, ...], _arg("{image,text} ...", "all that apply")] = ()
+    query: Annotated[tuple[str, ...], arg("{image,text} ...", "all that apply")] = ()
     """Modality of the query."""
-    templates: Annotated[tuple[str, ...] | None, _arg("TEMPLATE ...", "2; with --full 4, of which chat if it can")] = (
+    templates: Annotated[tuple[str, ...] | None, arg("TEMPLATE ...", "2; with --full 4, of which chat if it can")] = (
         None
     )
     r"""How an example is written, as --template of experiments.cross_modal_patch; the first is the main one."""
     shots: int = 5
     """Complete demonstrations that a prompt, and a vector read from one context, sees."""
-    contexts: Annotated[int | None, _arg("INT", "2; with --full 10")] = None
+    contexts: Annotated[int | None, arg("INT", "2; with --full 10")] = None
     """Contexts averaged in a mean vector (unmatched budget)."""
-    seeds: Annotated[tuple[int, ...] | None, _arg("INT ...", "0 1; with --full 0 1 2")] = None
+    seeds: Annotated[tuple[int, ...] | None, arg("INT ...", "0 1; with --full 0 1 2")] = None
     """Seeds of the contexts and of the random vectors."""
     layers: Annotated[
-        tuple[int, ...] | Literal["all"] | None, _arg("{all,INT ...}", "every fourth; with --full all")
+        tuple[int, ...] | Literal["all"] | None, arg("{all,INT ...}", "every fourth; with --full all")
     ] = None
     """Layers tried on the selection split, counted from 0."""
-    selection_items: Annotated[int | None, _arg("INT", "3; with --full all")] = None
+    selection_items: Annotated[int | None, arg("INT", "3; with --full all")] = None
     """Most items of a task that choose the layer."""
-    test_items: Annotated[int | None, _arg("INT", "4; with --full all")] = None
+    test_items: Annotated[int | None, arg("INT", "4; with --full all")] = None
     """Most items of a task that are scored."""
     full: bool = False
     """All items, tasks and templates, and three seeds. Says beforehand how long it will take."""
-    max_new_tokens: Annotated[int | None, _arg("INT", "one more than the task's longest accepted answer")] = None
+    max_new_tokens: Annotated[int | None, arg("INT", "one more than the task's longest accepted answer")] = None
     """Longest generated answer, in tokens."""
     on_error: Annotated[str, tyro.conf.arg(metavar="{stop,continue}")] = "stop"
     """At an image that cannot be decoded: stop, or continue without the item."""
-    out: Annotated[Path | None, _arg("FOLDER", "runs/transfer_table/<name>")] = None
+    out: Annotated[Path | None, arg("FOLDER", "runs/transfer_table/<name>")] = None
     """Folder of the run; each template has a run folder in its templates/. The same command continues a killed run."""
     loading: common.Loading = field(default_factory=common.LoadOptions)
 
