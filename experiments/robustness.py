@@ -22,13 +22,16 @@ MODULE = "experiments.robustness"
 TASKS = ("country-capital", "animal-young", "food-color")
 QUICK: dict[str, Any] = {"seeds": (0, 1), "contexts": 2, "selection_items": 3, "test_items": 4}
 FULL: dict[str, Any] = {"seeds": (0, 1, 2), "contexts": 5, "selection_items": None, "test_items": None}
+TEMPLATES = (r"Q: {x}\nA: {y}\n\n", r"Input: {x}\nOutput: {y}\n\n", r"{x}: {y}\n", r"{x} -> {y}\n")
 VARIED: dict[str, tuple[Any, ...]] = {
+    "templates": TEMPLATES[:3],
     "noise": (0.5, 1.0),
     "numbers": (1, 2, 5, 10),
     "wrong": (0.0, 0.5, 1.0),
     "scales": (0.5, 1.0, 2.0),
 }
 VARIED_FULL: dict[str, tuple[Any, ...]] = {
+    "templates": TEMPLATES,
     "noise": (0.25, 0.5, 1.0),
     "numbers": (1, 2, 3, 5, 8, 12),
     "wrong": (0.0, 0.25, 0.5, 0.75, 1.0),
@@ -72,11 +75,9 @@ class Arguments:
     """Which parts."""
     query: Annotated[tuple[str, ...], arg("{image,text} ...", "all that apply")] = ()
     """Modality of the query."""
-    templates: tuple[str, ...] = (
-        r"Q: {x}\nA: {y}\n\n",
-        r"Input: {x}\nOutput: {y}\n\n",
-        r"{x}: {y}\n",
-    )
+    templates: Annotated[
+        tuple[str, ...] | None, arg("TEMPLATE ...", "3, with --full 4, that the model can delimit")
+    ] = None
     r"""Templates of the part template, as --template of experiments.cross_modal_patch; the first is that of all other
     parts, and its delimiter must end the instructions."""
     noise: Annotated[tuple[float, ...] | None, arg("SHARE ...", "0.5 1; with --full 0.25 0.5 1")] = None
@@ -117,10 +118,10 @@ class Arguments:
 
         preset = VARIED_FULL if self.full else VARIED
         given = {name: preset[name] if getattr(self, name) is None else getattr(self, name) for name in preset}
-        return Variations(parts=self.parts, templates=self.templates, label_shots=self.label_shots, **given)
+        return Variations(parts=self.parts, label_shots=self.label_shots, **given)
 
-    def settings(self) -> "Settings":
-        """The protocol's settings, under the first template."""
+    def settings(self, template: str) -> "Settings":
+        """The protocol's settings, under a template."""
         tasks = self.tasks or (() if self.full else TASKS)
         return common.protocol_settings(
             self,
@@ -131,7 +132,7 @@ class Arguments:
             wrong_tasks=tasks if len(tasks) > 1 else (),
             sources=("text", "instruction") if "instruction" in self.parts else ("text",),
             queries=self.query,
-            template=self.templates[0],
+            template=template,
         )
 
 
@@ -149,16 +150,18 @@ def main(arguments: Arguments) -> None:
     from interp.protocol.study import Unit
     from interp.protocol.tables import layer_table
     from interp.protocol.transfer import written
-    from interp.protocol.variations import check_variations
+    from interp.protocol.variations import check_variations, with_usable_templates
     from interp.runs import Run
 
     console = Console(soft_wrap=True)
     variations = arguments.variations()
-    settings = arguments.settings()
-    console.print(f"Loading {settings.model} ...")
-    models = common.model_loader(arguments.loading, main=settings.model)
-    model = models(settings.model)
-    plan = make_plan(settings, model)
+    console.print(f"Loading {arguments.model} ...")
+    models = common.model_loader(arguments.loading, main=arguments.model)
+    model = models(arguments.model)
+    if arguments.templates is None:
+        with common.remarks_on(console):
+            variations = with_usable_templates(variations, model)
+    plan = make_plan(arguments.settings(variations.templates[0]), model)
     settings = plan.settings
     check_variations(plan, model, variations)
     for line in plan.skipped:

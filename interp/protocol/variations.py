@@ -1,14 +1,17 @@
 """What the robustness experiment varies, checked before anything is run."""
 
-from dataclasses import asdict, dataclass
+import logging
+from dataclasses import asdict, dataclass, replace
 from math import inf
 
 from interp.errors import CrosstaskError
 from interp.models.base import Model
-from interp.prompts import Template
+from interp.prompts import Example, Specification, Template, render
 from interp.protocol.contexts import draw, query_prompt, source_prompts, wrong_labels
 from interp.protocol.plan import Plan
 from interp.protocol.settings import known
+
+logger = logging.getLogger(__name__)
 
 PARTS = ("template", "instruction", "number", "labels", "strength")
 
@@ -70,6 +73,18 @@ def templates_of(variations: Variations) -> list[Template]:
     """
     templates = [Template.parse(template) for template in variations.templates]
     return templates if "template" in variations.parts else templates[:1]
+
+
+def with_usable_templates(variations: Variations, model: Model) -> Variations:
+    """The same without the templates whose delimiter is not one token of the model; says at INFO which they are."""
+    kept = []
+    for template in variations.templates:
+        try:
+            render(model, Specification((Example("one", "two"),)), "three", template=Template.parse(template))
+            kept.append(template)
+        except CrosstaskError as error:
+            logger.info("left out the template %s: %s", template, error)
+    return replace(variations, templates=tuple(kept))
 
 
 def check_variations(plan: Plan, model: Model, variations: Variations) -> None:

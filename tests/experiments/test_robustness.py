@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +16,7 @@ from interp.patching import generate
 from interp.prompts import Example, Specification, Template, render
 from interp.protocol.contexts import draw, source_prompts, wrong_labels
 from interp.protocol.noise import noisy
+from interp.protocol.variations import with_usable_templates
 from interp.tasks import Task, load_task
 from interp.vectors import extract
 from tests.places import Place, answers, killed, refuses
@@ -204,6 +206,12 @@ def test_one_part_alone_needs_nothing_of_the_others(place: Place, tmp_path: Path
     more = ["--parts", "strength", "--templates", TEMPLATES[1], "--query", "text", "--label-shots", 40]
     assert run(arguments(place, tmp_path / "out", *more)) == 0
     assert set(pd.read_csv(tmp_path / "out" / "rates.csv")["part"]) == {"strength"}
+
+
+def test_default_templates_are_those_that_the_model_can_delimit(model: Model) -> None:
+    variations = robustness.Arguments(full=True).variations()
+    impossible = replace(variations, templates=(*TEMPLATES, "{x}=>%{y}"))
+    assert with_usable_templates(impossible, model).templates == TEMPLATES
 
 
 @pytest.mark.parametrize(
