@@ -52,7 +52,7 @@ class Seconds:
         contexts = min(items, settings.contexts)  # read once for all queries after them
         return contexts * shown + self.asked(unit.query, items)
 
-    def read(self, contexts: int, demonstrations: int) -> float:
+    def read(self, contexts: int, demonstrations: float) -> float:
         """Seconds of reading contexts of so many text demonstrations."""
         return contexts * demonstrations * self.source["text"] / (self.shots + 1)
 

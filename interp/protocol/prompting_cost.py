@@ -187,9 +187,11 @@ def work_of(model: Model, settings: CostSettings, task: Task, case: Case, querie
     if case.method == "extract":
         return Work(partial(extract, model, read), read[0].n_tokens)
     layer = model.n_layers // 2
-    patch = {"vectors": [extract(model, read)[0, layer]] * len(prompts), "layers": [layer] * len(prompts)}
-    answer = partial(generate, model, prompts, **patch, max_new_tokens=settings.new_tokens, stop=None)
-    return Work(answer, prompts[0].n_tokens)
+    vectors, layers = [extract(model, read)[0, layer]] * len(prompts), [layer] * len(prompts)
+    patched = partial(
+        generate, model, prompts, vectors=vectors, layers=layers, max_new_tokens=settings.new_tokens, stop=None
+    )
+    return Work(patched, prompts[0].n_tokens)
 
 
 def _context(task: Task, n: int) -> Context:

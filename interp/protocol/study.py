@@ -100,7 +100,7 @@ class Study(ABC):
         for unit in (unit for unit in self.units() if unit.kind == LAYERS):
             record = self._record(unit)
             for name, counts in record["counts"].items():
-                where = {"model": model, "source_model": model, "source": name, "query": unit.query}
+                where: dict[str, Any] = {"model": model, "source_model": model, "source": name, "query": unit.query}
                 where |= {"task": unit.task, "seed": unit.seed}
                 for layer, correct in zip(record["layers"], counts, strict=True):
                     n, interval = record["n"], wilson(correct, record["n"])
@@ -114,7 +114,7 @@ class Study(ABC):
         """All answers to test queries, one row each."""
         rows = []
         for unit in (unit for unit in self.units() if unit.kind != LAYERS):
-            where = {"model": self.plan.settings.model, "family": self.plan.tasks[unit.task].task.family}
+            where: dict[str, Any] = {"model": self.plan.settings.model, "family": self.plan.tasks[unit.task].task.family}
             where |= {"task": unit.task, "query": unit.query, "seed": unit.seed}
             rows += [{**where, **answer} for answer in self._record(unit)["answers"]]
         return pd.DataFrame(rows).astype({"layer": "Int64", **dict.fromkeys(RULES, bool)})
