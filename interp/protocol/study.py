@@ -114,8 +114,9 @@ class Study(ABC):
         """All answers to test queries, one row each."""
         rows = []
         for unit in (unit for unit in self.units() if unit.kind != LAYERS):
-            where: dict[str, Any] = {"model": self.plan.settings.model, "family": self.plan.tasks[unit.task].task.family}
-            where |= {"task": unit.task, "query": unit.query, "seed": unit.seed}
+            family = self.plan.tasks[unit.task].task.family
+            where: dict[str, Any] = {"model": self.plan.settings.model, "family": family, "task": unit.task}
+            where |= {"query": unit.query, "seed": unit.seed}
             rows += [{**where, **answer} for answer in self._record(unit)["answers"]]
         return pd.DataFrame(rows).astype({"layer": "Int64", **dict.fromkeys(RULES, bool)})
 
