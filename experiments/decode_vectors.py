@@ -92,7 +92,7 @@ def main(arguments: Arguments) -> None:
         Run.open(folder, settings.config(), seeds=(settings.seed,), models=fingerprints) as run,
     ):
         work.run = run
-        common.perform_units(run, work.units(), work.perform, console, seconds=work.seconds)
+        common.perform_units(run, work.units(), work.perform, console, reading=work.seconds)
         tables = make_tables(work)
         layers = report_layers(model.n_layers)
         report = common.write_results(

@@ -86,7 +86,7 @@ def main(arguments: Arguments) -> None:
         Run.open(folder, plan.config(), seeds=(settings.seed,), models=fingerprints) as run,
     ):
         work = ClusterWork(settings, plan, run, models)
-        common.perform_units(run, work.units(), work.perform, console, seconds=work.seconds)
+        common.perform_units(run, work.units(), work.perform, console, reading=work.seconds)
         tables = make_tables(work)
         lead = describe(work, tables)
         report = common.write_results(

@@ -91,7 +91,7 @@ def main(arguments: Arguments) -> None:
         Run.open(folder, settings.config(), seeds=(settings.seed,), models={model.name: model.fingerprint}) as run,
     ):
         work.run = run
-        common.perform_units(run, work.units(), work.perform, console, seconds=work.seconds)
+        common.perform_units(run, work.units(), work.perform, console, reading=work.seconds)
         tables = make_tables(work)
         evolution, switches = tables["evolution"], tables["switches"]
         report = common.write_results(

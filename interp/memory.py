@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -46,6 +47,8 @@ TOKEN_SHARE, LOGIT_SHARE = 0.4, 0.1
 """What part of the free memory tokens and logits may take; the rest is for the vision tower, masks and fragments."""
 RETRIES = 2
 """How often a plan is halved after it did not fit."""
+_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+"""Freed memory goes back to the system, so that what is held follows what is used."""
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -144,6 +147,12 @@ def _halve(model: Model) -> None:
     plan = memory_plan(model)
     _plans[model] = replace(plan, tokens=max(1, plan.tokens // 2), rows=max(1, plan.rows // 2))
     logger.warning("model %r ran out of memory; halved to %s", model.name, _plans[model])
+
+
+def measuring_environment(threads: int) -> dict[str, str]:
+    """The environment of a process whose peak memory is measured, which finds this package and gives memory back."""
+    paths = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, **_MALLOC, "PYTHONPATH": paths, "OMP_NUM_THREADS": str(threads)}
 
 
 def peak_memory(model: Model, work: Callable[[], object]) -> tuple[int, int]:

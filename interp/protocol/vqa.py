@@ -214,7 +214,7 @@ class VqaWork(Work):
                 "demonstrations": row.demonstrations,
                 "budget": row.budget,
             }
-            | self._answer(item, generation)
+            | self.scorer.answer(item, generation)
             for row, generation in zip(rows, found, strict=True)
             for item in task.test
         ]
