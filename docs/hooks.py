@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS, NOTEBOOKS, RESULTS = ROOT / "docs", ROOT / "probes" / "notebooks", ROOT / "results"
 DOCUMENTED = ("interp", "probes", "figures")
 LINK = re.compile(r"(!?)\[([^\]\n]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
+FENCED = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"`(python -m experiments\.(\w+)[^`\n]*)`")
 
 logger = logging.getLogger("mkdocs.hooks")
@@ -62,7 +63,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         markdown = COMMAND.sub(
             lambda found: f"[`{found[1]}`](experiments/{found[2]}.md)" if found[2] in known else found[0], markdown
         )
-    return LINK.sub(lambda found: turned(found, uri, files), markdown)
+    parts = FENCED.split(markdown)
+    parts[::2] = [LINK.sub(lambda found: turned(found, uri, files), part) for part in parts[::2]]
+    return "".join(parts)
 
 
 def turned(link: re.Match[str], uri: str, files: Files) -> str:
@@ -70,7 +73,7 @@ def turned(link: re.Match[str], uri: str, files: Files) -> str:
     sign, text, target, anchor = link[1], link[2], link[3], link[4] or ""
     if re.match(r"[a-z]+:", target):
         return link[0]
-    here = posixpath.dirname(uri if uri.startswith("results/") else f"docs/{uri}")
+    here = posixpath.dirname(origin(uri))
     place = posixpath.normpath(posixpath.join(here, target))
     found = site_uri(place)
     if files.get_file_from_path(found) is not None:
@@ -80,12 +83,20 @@ def turned(link: re.Match[str], uri: str, files: Files) -> str:
     return text
 
 
+def origin(uri: str) -> str:
+    """The file of the repository that a page is made of."""
+    if uri.startswith("notebooks/") and uri != "notebooks/index.md":
+        return f"probes/{uri}"
+    return uri if uri.startswith("results/") else f"docs/{uri}"
+
+
 def site_uri(place: str) -> str:
     """Where in the site a file of the repository is shown."""
     if place.startswith("docs/"):
         return place.removeprefix("docs/")
     if place.startswith("probes/notebooks/"):
-        return f"notebooks/{posixpath.splitext(posixpath.basename(place))[0]}.md"
+        name = posixpath.basename(place)
+        return f"notebooks/{name if name.endswith('.png') else posixpath.splitext(name)[0] + '.md'}"
     if place.startswith(DOCUMENTED) and place.endswith(".py"):
         return f"reference/{place.removesuffix('.py').removesuffix('/__init__')}.md"
     return place
@@ -122,7 +133,7 @@ def notebook_pages() -> list[str]:
 def notebook_files() -> Iterator[tuple[str, str | bytes]]:
     """Each notebook as a page, and its pictures."""
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
-        parts = [f"*The notebook [{path.name}](../../probes/notebooks/{path.name}), with what it printed and drew.*"]
+        parts = [f"*The notebook `probes/notebooks/{path.name}`, with what it printed and drew.*"]
         for number, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
             source = "".join(cell["source"])
             parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")

@@ -24,8 +24,8 @@ ROLES = {
 STYLE = """
 .prompt-view { font: 14px/1.45 system-ui, sans-serif; color: #1d1d1f; background: #fff; padding: .2rem; }
 .prompt-view .tokens { line-height: 2; max-width: 75rem; }
-.prompt-view button { font: 13px ui-monospace, monospace; border: 1px solid transparent; border-radius: 3px; margin: 1px;
-  padding: 1px 3px; cursor: pointer; color: inherit; }
+.prompt-view button { font: 13px ui-monospace, monospace; border: 1px solid transparent; border-radius: 3px;
+  margin: 1px; padding: 1px 3px; cursor: pointer; color: inherit; }
 .prompt-view .bos, .prompt-view .turn { background: #eee; } .prompt-view .frame { background: #f4f4f4; color: #666; }
 .prompt-view .instruction { background: #d9efe6; } .prompt-view .input { background: #dcebf5; }
 .prompt-view .output { background: #fbe5d3; } .prompt-view .delimiter { border-color: #444; font-weight: 700; }
@@ -35,12 +35,14 @@ STYLE = """
   border-color: rgba(255, 255, 255, .55); }
 .prompt-view .picture { display: inline-block; vertical-align: middle; margin: 2px 4px; background-size: 100% 100%; }
 .prompt-view .key span { padding: 1px 5px; margin-right: .5rem; border-radius: 3px; border: 1px solid transparent; }
+.prompt-view .key .delimiter { border-color: #444; }
 .prompt-view .scroll { overflow-x: auto; } .prompt-view canvas { cursor: crosshair; display: block; }
 .prompt-view .note { color: #555; font-size: 12.5px; max-width: 60rem; margin: .3rem 0; }
 .prompt-view .said { min-height: 1.5em; font-variant-numeric: tabular-nums; }
 .prompt-view .scale { display: inline-block; width: 120px; height: 10px; margin: 0 .4rem; border: 1px solid #ccc; }
 .prompt-view table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px; }
-.prompt-view th, .prompt-view td { padding: 1px 8px; border-bottom: 1px solid #eee; text-align: left; white-space: nowrap; }
+.prompt-view th, .prompt-view td { padding: 1px 8px; border-bottom: 1px solid #eee; text-align: left;
+  white-space: nowrap; }
 .prompt-view td.number { text-align: right; } .prompt-view td code { background: none; font-size: 12.5px; }
 .prompt-view td small { color: #666; } .prompt-view tr.marked td { background: #fbeef4; }
 """
@@ -52,6 +54,10 @@ SCRIPT = r"""
   const n = data.tokens.length, layers = data.layers, cell = 13, left = 34, foot = 74;
   const shown = text => text.replace(/\n/g, "\u23ce").replace(/ /g, "\u00b7");
   const name = at => data.tokens[at].image === null ? shown(data.tokens[at].text) : "image";
+  function what(at) {
+    const token = data.tokens[at], whose = token.example === null ? "" : ", example " + (token.example + 1);
+    return data.roles[token.role] + whose + (token.delimiter ? ", delimiter" : "");
+  }
   const measures = {
     lens_answer: {title: "lens: p(" + shown(data.answer) + ")", low: 0, text: v => v.toFixed(3)},
     certainty: {title: "lens: p of the likeliest token", low: 0, text: v => v.toFixed(3)},
@@ -74,13 +80,12 @@ SCRIPT = r"""
   data.tokens.forEach((token, at) => {
     const button = element("button", token.image === null ? shown(token.text) : "", token.role);
     if (token.delimiter) button.classList.add("delimiter");
-    const whose = token.example === null ? "" : ", example " + (token.example + 1);
-    button.title = "token " + at + ": " + data.roles[token.role] + whose + (token.delimiter ? ", delimiter" : "");
+    button.title = "token " + at + ": " + what(at);
     button.onclick = () => choose(at);
     buttons.push(button);
     if (token.image === null) {
       strip.append(button);
-      if (token.text.includes("\n")) strip.append(element("br"));
+      if (token.text.includes("\n") && data.tokens[at + 1]?.text !== "\n") strip.append(element("br"));
       drawn = null;
       return;
     }
@@ -109,8 +114,8 @@ SCRIPT = r"""
     const all = values[measure], high = Math.max(...all.map(Math.abs), 1e-9);
     return [measures[measure].low === null ? -high : 0, high];
   }
-  function colour(value, [low, high]) {
-    const share = low < 0 ? value / high : value / high, ends = share < 0 ? [0, 114, 178] : [213, 94, 0];
+  function colour(value, high) {
+    const share = value / high, ends = share < 0 ? [0, 114, 178] : [213, 94, 0];
     const weight = Math.min(1, Math.abs(share));
     return "rgb(" + ends.map(part => Math.round(247 + (part - 247) * weight)).join(",") + ")";
   }
@@ -120,7 +125,7 @@ SCRIPT = r"""
     pen.font = "10px ui-monospace, monospace";
     for (let layer = 0; layer < layers; layer++) {
       for (let at = 0; at < n; at++) {
-        pen.fillStyle = colour(values[measure][at * layers + layer], range);
+        pen.fillStyle = colour(values[measure][at * layers + layer], range[1]);
         pen.fillRect(left + at * cell, top(layer), cell - 1, cell - 1);
       }
       pen.fillStyle = "#444";
@@ -138,7 +143,7 @@ SCRIPT = r"""
     pen.strokeStyle = "#b00052";
     pen.strokeRect(left + chosen * cell - .5, -.5, cell, layers * cell);
     if (marked !== null) pen.strokeRect(left - .5, top(marked) - .5, n * cell, cell);
-    const stops = [0, .25, .5, .75, 1].map(part => colour(range[0] + part * (range[1] - range[0]), range));
+    const stops = [0, .25, .5, .75, 1].map(part => colour(range[0] + part * (range[1] - range[0]), range[1]));
     find(".scale").style.background = "linear-gradient(to right, " + stops.join(", ") + ")";
     find(".low").textContent = measures[measure].text(range[0]);
     find(".high").textContent = measures[measure].text(range[1]);
@@ -153,8 +158,8 @@ SCRIPT = r"""
     const lens = data.lens[at * layers + layer].slice(0, 3).map(([i, p]) => shown(data.words[i]) + " " + p.toFixed(2));
     const said = ["token " + at + " " + name(at), "layer " + layer, "lens: " + lens.join("  ")];
     if (data.cells.gain) {
-      const i = at * layers + layer;
-      said.push("patched: " + measures.gain.text(data.cells.gain[i]) + " nats, says " + shown(data.words[data.says[i]]));
+      const i = at * layers + layer, gain = measures.gain.text(data.cells.gain[i]);
+      said.push("patched: " + gain + " nats, says " + shown(data.words[data.says[i]]));
     }
     return said.join("   \u2502   ");
   }
@@ -175,16 +180,14 @@ SCRIPT = r"""
       });
       if (data.cells.gain) {
         const gain = element("td", measures.gain.text(data.cells.gain[i]), "number"), says = element("td");
-        gain.style.background = colour(data.cells.gain[i], [-1, Math.max(...data.cells.gain.map(Math.abs), 1e-9)]);
+        gain.style.background = colour(data.cells.gain[i], Math.max(...data.cells.gain.map(Math.abs), 1e-9));
         says.append(element("code", shown(data.words[data.says[i]])));
         row.append(gain, says);
         if (data.controls) row.append(element("td", measures.gain.text(data.controls[layer]), "number"));
       }
       body.append(row);
     }
-    const token = data.tokens[chosen];
-    find(".which").textContent = "Token " + chosen + " of " + n + ": " + name(chosen) + " (" + data.roles[token.role]
-      + (token.example === null ? "" : ", example " + (token.example + 1)) + (token.delimiter ? ", delimiter" : "") + ")";
+    find(".which").textContent = "Token " + chosen + " of " + n + ": " + name(chosen) + " (" + what(chosen) + ")";
   }
   function choose(at) {
     buttons[chosen].classList.remove("chosen");
@@ -269,7 +272,7 @@ def prompt_view(
     head = ["layer", *(f"lens {rank + 1}" for rank in range(int(lens["rank"].max()) + 1))]
     head += ["patch effect", "says", *(["random vector"] if controls is not None else [])] if patched else []
     key = "".join(f"<span class='{role}'>{ROLES[role]}</span>" for role in dict.fromkeys(tokens["role"]))
-    stored = json.dumps(data, ensure_ascii=False).replace("</", "<\\/").replace("<!--", "<\\u0021--")
+    stored = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
     return f"""<div class="prompt-view">
 <style>{STYLE}</style>
 <p class="key">{key}<span class="delimiter">delimiter</span></p>
@@ -292,4 +295,6 @@ def framed(html: str, *, height: int = 900) -> str:
     """A piece of HTML in a frame of its own, for a notebook: neither side's style or script reaches the other."""
     document = f'<!doctype html><meta charset="utf-8"><body style="margin: 0">{html}</body>'
     style = f"width: 100%; height: {height}px; border: 1px solid #ddd"
-    return f'<div><iframe title="one prompt from the inside" style="{style}" srcdoc="{escape(document)}"></iframe></div>'
+    return (
+        f'<div><iframe title="one prompt from the inside" style="{style}" srcdoc="{escape(document)}"></iframe></div>'
+    )

@@ -129,9 +129,9 @@ def _lens(
         logits = model.head(model.final_norm(hidden.to(model.device)))
         found = logits.float().softmax(-1).cpu()
         answers.append(found[:, answer].tolist())
-        best = found.topk(top)
-        for at, (values, ids) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):
-            for rank, (value, i) in enumerate(zip(values, ids, strict=True)):
+        strongest, ids = found.topk(top)
+        for at, pairs in enumerate(zip(strongest.tolist(), ids.tolist(), strict=True)):
+            for rank, (value, i) in enumerate(zip(*pairs, strict=True)):
                 token = model.tokenizer.decode([i])
                 rows.append({"position": at, "layer": layer, "rank": rank, "token": token, "probability": value})
     return pd.DataFrame(rows), answers

@@ -15,8 +15,9 @@
 # # First patch in ten lines
 #
 # A language model that has just read `Q: Greece / A: Athens / Q: Japan / A: Tokyo / Q: Poland / A:` is about to name a
-# capital. That intention is a vector: the residual stream at the last colon. Here we read it from a text prompt, put it into
-# a picture of a flag that comes without any question, and see whether the model names the capital of that flag's country.
+# capital. That intention is a vector: the residual stream at the last colon. Here we read it from a text prompt, put it
+# into a picture of a flag that comes without any question, and see whether the model names the capital of that flag's
+# country.
 
 # %%
 # %matplotlib inline
@@ -35,21 +36,21 @@ print("bare:   ", interp.generate(model, [query])[0].text)
 print("patched:", interp.generate(model, [query], vectors=[vectors[22]], layers=[22])[0].text)
 
 # %% [markdown]
-# Without the patch the model says what it sees. With it, it answers a question that nobody asked in words: the question that five
-# text examples about *other* countries implied.
+# Without the patch the model says what it sees. With it, it answers a question that nobody asked in words: the question
+# that five text examples about *other* countries implied.
 #
 # What happened, step by step:
 #
-# - `load_model` loaded a small vision-language model that ships with the package. Any model of the
-#   [supported families](../../docs/models.md) will do.
+# - `load_model` loaded a small vision-language model that ships with the package. Any model of the [supported
+#   families](../../docs/models.md) will do.
 # - `render` built the prompt, and knows what each of its tokens is.
 # - `extract` ran it once and kept the state at the last delimiter after every block: one vector for each layer.
 # - `generate` ran the flag, and at one block replaced the state of its last token by the vector of that layer.
 #
 # ## What is in the prompts
 #
-# Here are the pieces of both, with the tokens that each takes. The flag takes 25 tokens; the last token of each prompt is the colon
-# where we read and patch.
+# Here are the pieces of both, with the tokens that each takes. The flag takes 25 tokens; the last token of each prompt
+# is the colon where we read and patch.
 
 # %%
 import pandas as pd
@@ -92,14 +93,15 @@ for ax, item, before, after in zip(axes.flat, items, bare, patched, strict=True)
     ax.imshow(interp.Image(item.image).load())
     ax.set_title(f"{before.text.strip()}\n→ {after.text.strip()}", fontsize=10, color="#00633f" if right else "#555555")
     ax.axis("off")
-figure.suptitle("without the patch → with it (green: right)");
+figure.suptitle("without the patch → with it (green: right)")
+plt.show()
 
 # %% [markdown]
 # ## At which layer?
 #
-# We chose layer 22. `sweep` patches the same queries at every layer, and takes one prefill for each query. A random vector of the
-# same norm goes along: if disturbing the model were enough, it would do as well. The flags below choose the layer and are not used
-# afterwards.
+# We chose layer 22. `sweep` patches the same queries at every layer, and takes one prefill for each query. A random
+# vector of the same norm goes along: if disturbing the model were enough, it would do as well. The flags below choose
+# the layer and are not used afterwards.
 
 # %%
 from interp.statistics import wilson
@@ -123,16 +125,17 @@ for curve, colour, label in ((task_curve, "#0072B2", "task vector"), (random_cur
     ax.plot([b.value for b in bounds], color=colour, label=label)
 ax.axvline(best, color="#444444", linestyle="--", linewidth=0.9, label=f"best layer: {best}")
 ax.set(xlabel="patched layer", ylabel="capital named", title=f"{len(prompts)} flags, 95 % Wilson intervals")
-ax.legend(frameon=False);
+ax.legend(frameon=False)
+plt.show()
 
 # %% [markdown]
-# Early layers know nothing of the task yet. Late ones have already turned it into the answer about *Poland*, and the patch brings that
-# answer along. In between there is a band of layers in which the vector says only what is wanted.
+# Early layers know nothing of the task yet. Late ones have already turned it into the answer about *Poland*, and the
+# patch brings that answer along. In between there is a band of layers in which the vector says only what is wanted.
 #
 # ## Is it better than asking?
 #
-# The same five examples can be put before the flag as a prompt. So can nothing, and as a last control we patch the vector of
-# another task. All on the remaining flags, at the layer that was chosen above.
+# The same five examples can be put before the flag as a prompt. So can nothing, and as a last control we patch the
+# vector of another task. All on the remaining flags, at the layer that was chosen above.
 
 # %%
 test = task.split("test")
@@ -166,12 +169,14 @@ for place, (name, interval) in enumerate(rates.items()):
     ax.plot(interval.value, place, "o", color="#0072B2" if name.startswith("task") else "#666666")
 ax.set_yticks(range(len(rates)), rates)
 ax.invert_yaxis()
-ax.set(xlim=(-0.01, None), xlabel="capital named", title=f"{len(test)} test flags, 95 % Wilson intervals");
+ax.set(xlim=(-0.01, None), xlabel="capital named", title=f"{len(test)} test flags, 95 % Wilson intervals")
+plt.show()
 
 # %% [markdown]
-# The model is small, and it does not name most capitals; but what it can do, a vector that was read from text makes it do on
-# pictures, and the text itself does not. `python -m experiments.cross_modal_patch` asks the same of six tasks, both modalities, the
-# base language model and more controls, and [its page](../../docs/experiments/cross_modal_patch.md) says how to read the result:
-# on tasks with few possible answers, prompts win.
+# The model is small, and it does not name most capitals; but what it can do, a vector that was read from text makes it
+# do on pictures, and the text itself does not. `python -m experiments.cross_modal_patch` asks the same of six tasks,
+# both modalities, the base language model and more controls, and [its
+# page](../../docs/experiments/cross_modal_patch.md) says how to read the result: on tasks with few possible answers,
+# prompts win.
 #
 # Next: [look inside one prompt](2_inside_one_prompt.ipynb).

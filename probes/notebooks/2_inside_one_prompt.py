@@ -14,13 +14,13 @@
 # %% [markdown]
 # # Look inside one prompt
 #
-# Where in a prompt does the task stand, and at which layer? Here we take one prompt apart: every token, after every block. Of each of these
-# states we ask two things.
+# Where in a prompt does the task stand, and at which layer? Here we take one prompt apart: every token, after every
+# block. Of each of these states we ask two things.
 #
-# - **Lens.** If this block were the last one, what would the model say next? (The final norm and the unembedding are applied
-#   to the state: the logit lens.)
-# - **Patch effect.** If this state is put in the place of the last token's state of a *bare* flag, at the same layer, how much more likely does
-#   the right answer become? Measured in nats of log-probability; one nat is a factor of 2.7.
+# - **Lens.** If this block were the last one, what would the model say next? (The final norm and the unembedding are
+#   applied to the state: the logit lens.)
+# - **Patch effect.** If this state is put in the place of the last token's state of a *bare* flag, at the same layer,
+#   how much more likely does the right answer become? Measured in nats of log-probability; one nat is a factor of 2.7.
 
 # %%
 # %matplotlib inline
@@ -36,8 +36,8 @@ template = interp.Template.parse("Q: {x}\nA: {y}\n\n")
 by_name = {item.input: item for item in task.items}
 
 # %% [markdown]
-# The prompt has four examples as text, and ends in a *picture*: the flag of Thailand, whose answer we will not look at. Its states go
-# into the bare flag of Norway, where *Oslo* is right.
+# The prompt has four examples as text, and ends in a *picture*: the flag of Thailand, whose answer we will not look at.
+# Its states go into the bare flag of Norway, where *Oslo* is right.
 
 # %%
 examples = tuple(interp.Example(item.input, item.outputs[0]) for item in task.split("selection")[:4])
@@ -50,9 +50,10 @@ print(f"{prompt.n_tokens} tokens, {model.n_layers} layers; delimiters at {prompt
 # %% [markdown]
 # ## The view
 #
-# Click a token, or a cell of the map. Colours of the tokens say what each is; bold ones are delimiters; the little squares over the flag are its
-# 25 tokens. The table below belongs to the chosen token: what the lens says at each layer, what patching the state does, what the
-# flag of Norway is then called, and, as a control, what a random vector of the same norm does.
+# Click a token, or a cell of the map. Colours of the tokens say what each is; bold ones are delimiters; the little
+# squares over the flag are its 25 tokens. The table below belongs to the chosen token: what the lens says at each
+# layer, what patching the state does, what the flag of Norway is then called, and, as a control, what a random vector
+# of the same norm does.
 
 # %%
 from IPython.display import HTML
@@ -66,9 +67,7 @@ def png(image: interp.Image) -> bytes:
     return buffer.getvalue()
 
 
-view = prompt_view(
-    inside.tokens, inside.lens, inside.effects, inside.controls, answer="Oslo", pictures=[png(thailand)]
-)
+view = prompt_view(inside.tokens, inside.lens, inside.effects, inside.controls, answer="Oslo", pictures=[png(thailand)])
 HTML(framed(view, height=1500))
 
 # %% [markdown]
@@ -91,11 +90,12 @@ ax.set_xticks(range(len(labels)), labels, rotation=90, fontsize=7)
 for tick, delimiter in zip(ax.get_xticklabels(), inside.tokens["delimiter"], strict=True):
     tick.set_fontweight("bold" if delimiter else "normal")
 ax.set(ylabel="layer", title="gain in log p(Oslo) for the flag of Norway, by the state that is patched in")
-figure.colorbar(shown, label="nats");
+figure.colorbar(shown, label="nats")
+plt.show()
 
 # %% [markdown]
-# Read it column by column. Delimiters stand out, and not only the last one: each colon before an answer holds the task by the
-# time some examples were seen. Words and pictures do little, or harm, whatever the layer.
+# Read it column by column. Delimiters stand out, and not only the last one: each colon before an answer holds the task
+# by the time some examples were seen. Words and pictures do little, or harm, whatever the layer.
 #
 # ## The last delimiter, layer by layer
 #
@@ -115,7 +115,8 @@ for answer, colour in (("Bangkok", "#D55E00"), ("Oslo", "#009E73")):
     found = inside.lens.query("position == @at and token == @token").set_index("layer")["probability"]
     axes[1].plot(found.reindex(range(model.n_layers), fill_value=0.0), color=colour, label=answer)
 axes[1].set(xlabel="layer", ylabel="probability", title="lens on the prompt itself (0: not among its first three)")
-axes[1].legend(frameon=False);
+axes[1].legend(frameon=False)
+plt.show()
 
 # %%
 table = inside.lens.query("position == @at").pivot_table(index="layer", columns="rank", values="token", aggfunc="first")
@@ -123,8 +124,9 @@ table.columns = [f"lens {rank + 1}" for rank in table.columns]
 table.join(column[["gain", "says"]].rename(columns={"says": "Norway's flag is answered"})).iloc[::-1].round({"gain": 2})
 
 # %% [markdown]
-# One prompt shows what can happen, and nothing about how often. [First patch in ten lines](1_first_patch.ipynb) counts, and
-# `python -m experiments.cross_modal_patch` does it with all controls. To look into a prompt of yours, replace the examples, the
-# query and the answer above; the view is one self-contained piece of HTML, which `figures.page` can also write into a report.
+# One prompt shows what can happen, and nothing about how often. [First patch in ten lines](1_first_patch.ipynb) counts,
+# and `python -m experiments.cross_modal_patch` does it with all controls. To look into a prompt of yours, replace the
+# examples, the query and the answer above; the view is one self-contained piece of HTML, which `figures.page` can also
+# write into a report.
 #
 # Next: [bring your own task](3_your_own_task.ipynb).

@@ -14,8 +14,9 @@
 # %% [markdown]
 # # Compare an LLM with its VLM
 #
-# A vision-language model is a language model that was taught to look. Did that change how it holds a task? Here are the two bundled models,
-# side by side: `bundled-llm`, a language model of 135 million parameters, and `bundled`, which was fine-tuned from it.
+# A vision-language model is a language model that was taught to look. Did that change how it holds a task? Here are the
+# two bundled models, side by side: `bundled-llm`, a language model of 135 million parameters, and `bundled`, which was
+# fine-tuned from it.
 #
 # ## Do they fit?
 
@@ -38,13 +39,15 @@ print("\n".join(sentences(report)))
 # %%
 figure, ax = plt.subplots(figsize=(7.5, 2.4), layout="constrained")
 ax.bar(range(llm.n_layers), [100 * d for d in report.weights.block_distances], color="#666666")
-ax.set(xlabel="block", ylabel="change, per cent", title="||W_VLM - W_LLM|| / ||W_LLM||");
+ax.set(xlabel="block", ylabel="change, per cent", title="||W_VLM - W_LLM|| / ||W_LLM||")
+plt.show()
 
 # %% [markdown]
 # ## The same task in both
 #
-# Both read the same text prompts of six tasks. If they hold a task alike, the vector of a task in the one points where that task's vector points in the other, and
-# not where the other tasks' do. All tasks share a lot, so we also take off each model's mean over tasks first (*centred*).
+# Both read the same text prompts of six tasks. If they hold a task alike, the vector of a task in the one points where
+# that task's vector points in the other, and not where the other tasks' do. All tasks share a lot, so we also take off
+# each model's mean over tasks first (*centred*).
 
 # %%
 import torch
@@ -73,7 +76,8 @@ for ax, (name, cosines) in zip(axes, (("raw", found.raw), ("centred", found.cent
     ax.plot(mismatched(cosines), color="#D55E00", label="different tasks")
     ax.axhspan(-2 * found.random_spread, 2 * found.random_spread, color="#888888", alpha=0.2, lw=0, label="random")
     ax.set(xlabel="layer", ylabel="cosine, LLM with VLM", title=name)
-axes[1].legend(frameon=False);
+axes[1].legend(frameon=False)
+plt.show()
 
 # %% [markdown]
 # One layer as a picture: rows are the language model's vectors, columns the VLM's.
@@ -90,13 +94,15 @@ for i in range(6):
         value = float(found.centred[layer, i, j])
         ax.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if value > 0.6 else "black")
 ax.set(xlabel="VLM", ylabel="LLM", title=f"centred cosine, layer {layer}")
-figure.colorbar(shown);
+figure.colorbar(shown)
+plt.show()
 
 # %% [markdown]
 # ## From one model into the other
 #
-# Likeness is not yet use. The language model has never seen a picture; do its vectors make the VLM answer pictures? The flags below were in no
-# example. The layer is the one that the [reference result](../../results/cross_modal_patch/README.md) chose on other items.
+# Likeness is not yet use. The language model has never seen a picture; do its vectors make the VLM answer pictures? The
+# flags below were in no example. The layer is the one that the [reference
+# result](../../results/cross_modal_patch/README.md) chose on other items.
 
 # %%
 from interp.protocol.contexts import picture
@@ -119,13 +125,15 @@ for name, vectors in sources.items():
     right[name] = [score(a.text, a.first_token, i.outputs).exact for a, i in zip(answers, items, strict=True)]
 
 figure, ax = plt.subplots(figsize=(7.5, 2.2), layout="constrained")
-for place, (name, flags) in enumerate(right.items()):
+for place, flags in enumerate(right.values()):
     interval = wilson(sum(flags), len(flags))
-    ax.hlines(place, interval.low, interval.high, color="#0072B2" if "vector" in name else "#666666")
-    ax.plot(interval.value, place, "o", color="#0072B2")
+    colour = "#0072B2" if place < 2 else "#666666"  # the last two are controls
+    ax.hlines(place, interval.low, interval.high, color=colour)
+    ax.plot(interval.value, place, "o", color=colour)
 ax.set_yticks(range(len(right)), right)
 ax.invert_yaxis()
-ax.set(xlabel="capital named", title=f"{len(items)} flags, 95 % Wilson intervals");
+ax.set(xlabel="capital named", title=f"{len(items)} flags, 95 % Wilson intervals")
+plt.show()
 
 # %% [markdown]
 # Whether the two differ is a question about the same flags, so it is asked item by item.
@@ -133,8 +141,13 @@ ax.set(xlabel="capital named", title=f"{len(items)} flags, 95 % Wilson intervals
 # %%
 paired = compare_paired(right["the language model's vector"], right["the VLM's own vector"])
 value, low, high = paired.difference
-print(f"LLM minus VLM: {value:+.2f} [{low:+.2f}, {high:+.2f}], {paired.only_a} : {paired.only_b} flags, p = {paired.p_value:.2f}")
+print(f"LLM minus VLM: {value:+.2f} [{low:+.2f}, {high:+.2f}], p = {paired.p_value:.2f}")
+print(f"only the LLM's vector is right on {paired.only_a} flags, only the VLM's on {paired.only_b}")
 
 # %% [markdown]
-# `python -m experiments.compare_pair --target bundled` writes these tables for any pair, and
-# `python -m experiments.cross_modal_patch --source-model bundled bundled-llm` scores the vectors of both on all six tasks.
+# The first of these writes such tables for any pair; the second scores the vectors of both on all six tasks.
+#
+# ```
+# python -m experiments.compare_pair --target bundled
+# python -m experiments.cross_modal_patch --source-model bundled bundled-llm
+# ```

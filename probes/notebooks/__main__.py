@@ -1,8 +1,8 @@
 """Runs the notebooks and writes them with what they printed and drew: `python -m probes.notebooks [SCRIPT ...]`.
 
-A notebook is kept twice. The percent script is its source; the .ipynb beside it has the same cells and their outputs, so
-that it can be looked at where nothing can be run, and so that the documentation shows it without a model. Nothing in an
-output may depend on the machine but the last digits of numbers.
+A notebook is kept twice. The percent script is its source; the .ipynb beside it has the same cells and their outputs,
+so that it can be looked at where nothing can be run, and so that the documentation shows it without a model. Nothing in
+an output may depend on the machine but the last digits of numbers.
 """
 
 import os

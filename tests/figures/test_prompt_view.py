@@ -42,7 +42,12 @@ def tables() -> dict[str, pd.DataFrame]:
     effects = pd.DataFrame(
         [{"position": p, "layer": k, "lens_answer": p / 10, "gain": p - k, "says": HOSTILE} for p, k in places]
     )
-    return {"tokens": tokens, "lens": lens, "effects": effects, "controls": pd.DataFrame({"layer": [1, 0], "gain": [4.0, 3.0]})}
+    return {
+        "tokens": tokens,
+        "lens": lens,
+        "effects": effects,
+        "controls": pd.DataFrame({"layer": [1, 0], "gain": [4.0, 3.0]}),
+    }
 
 
 def data_of(view: str) -> dict:
@@ -59,7 +64,14 @@ def test_data_comes_through_by_token_and_layer(tables: dict[str, pd.DataFrame]) 
     assert data["cells"]["gain"] == [0, -1, 1, 0, 2, 1]  # position by position, layers inside
     assert data["controls"] == [3, 4]
     words = [[data["words"][word] for word, _ in cell] for cell in data["lens"]]
-    assert words == [["t000", "t001"], ["t010", "t011"], ["t100", "t101"], ["t110", "t111"], ["t200", "t201"], ["t210", "t211"]]
+    assert words == [
+        ["t000", "t001"],
+        ["t010", "t011"],
+        ["t100", "t101"],
+        ["t110", "t111"],
+        ["t200", "t201"],
+        ["t210", "t211"],
+    ]
     assert {data["words"][i] for i in data["says"]} == {HOSTILE}
 
 
@@ -73,12 +85,14 @@ def test_text_of_the_prompt_cannot_leave_the_data(tables: dict[str, pd.DataFrame
 
 def test_view_refers_to_nothing_outside(tables: dict[str, pd.DataFrame]) -> None:
     view = prompt_view(**tables, answer="Oslo", pictures=[PNG])
-    assert not re.search(r"https?://|\b(?:src|href)=", view)
+    assert not re.search(r"https?://|\b(?:src|href)=[\"']", view)
     assert "data:image/png;base64," in view
 
 
 def test_view_without_patches_has_the_lens_alone(tables: dict[str, pd.DataFrame]) -> None:
-    view = prompt_view(tables["tokens"], tables["lens"], tables["effects"].drop(columns=["gain", "says"]), answer="Oslo")
+    view = prompt_view(
+        tables["tokens"], tables["lens"], tables["effects"].drop(columns=["gain", "says"]), answer="Oslo"
+    )
     assert "patch effect</th>" not in view
     assert set(data_of(view)["cells"]) == {"lens_answer"}
 

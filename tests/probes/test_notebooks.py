@@ -43,7 +43,9 @@ def test_there_are_notebooks_and_each_is_listed_on_their_page() -> None:
 def test_notebook_is_in_step_with_its_script(script: Path) -> None:
     stored = nbformat.read(script.with_suffix(".ipynb"), as_version=4)
     nbformat.validate(stored)
-    assert cells(stored) == cells(jupytext.read(script)), f"make notebooks, or jupytext --update --to ipynb {script.name}"
+    assert cells(stored) == cells(jupytext.read(script)), (
+        f"make notebooks, or jupytext --update --to ipynb {script.name}"
+    )
 
 
 @pytest.mark.parametrize("script", scripts(), ids=lambda path: path.stem)
