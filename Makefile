@@ -37,7 +37,7 @@ docs: $(STAMP)
 	$(MAKE) --no-print-directory site
 
 site: $(STAMP)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo build/site/index.html
 
 bench: $(STAMP)

@@ -26,7 +26,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).resolve().parents[1]
 DOCS, NOTEBOOKS, RESULTS = ROOT / "docs", ROOT / "probes" / "notebooks", ROOT / "results"
 DOCUMENTED = ("interp", "probes", "figures")
-LINK = re.compile(r"(!?)\[([^\]\n]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
+LINK = re.compile(r"(!?)\[([^\[\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 FENCED = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"`(python -m experiments\.(\w+)[^`\n]*)`")
 
