@@ -13,11 +13,18 @@ from pathlib import Path
 import jupytext
 import nbformat
 from nbclient import NotebookClient
+from traitlets.config import Config
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 CELL_SECONDS = 600
 """A cell that takes longer hangs."""
+QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm without ipywidgets
+}
 
 
 def scripts() -> list[Path]:
@@ -32,16 +39,16 @@ def execute(script: Path) -> nbformat.NotebookNode:
         nbclient.exceptions.CellExecutionError: if a cell raises.
     """
     notebook = jupytext.read(script)
-    quiet = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     client = NotebookClient(
         notebook,
         timeout=CELL_SECONDS,
         kernel_name="python3",
         record_timing=False,
+        config=Config() if sys.platform == "win32" else Config(KernelManager={"transport": "ipc"}),
         resources={"metadata": {"path": str(ROOT)}},
     )
-    client.execute(env=os.environ | quiet | {"PYTHONPATH": path})
+    client.execute(env=os.environ | QUIET | {"PYTHONPATH": path})
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number}"
         cell.metadata = nbformat.from_dict({})
