@@ -34,7 +34,7 @@ class Arguments:
     """Who does it."""
     repeats: int = 3
     """Measurements of each peer, interleaved."""
-    seconds: float = 20.0
+    seconds: float = 30.0
     """Most seconds of a peer on a workload, all repeats together; the number of queries is cut to that for all (and
     where the least number takes longer, a slow peer is repeated less often)."""
     queries: int = 512

@@ -13,6 +13,11 @@ from torch.nn import functional
 from interp.models.base import Model
 from interp.prompts import Prompt
 
+BUSY_TOKENS = 512
+"""Tokens that keep a processor busy; a batch of so many is not filled up with prompts that are much shorter."""
+PADDING = 0.2
+"""Most of a batch that may be padding, once it has so many tokens."""
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -68,16 +73,19 @@ def collate(model: Model, prompts: Sequence[Prompt], *, spans: Sequence[slice] |
 def chunks(prompts: Sequence[Prompt], budget: int, *, keep_order: bool = False) -> Iterator[list[int]]:
     """Indices of prompts, in groups whose padded size stays within a budget of tokens.
 
-    Like lengths go together, unless the order is to be kept.
+    Like lengths go together, and a group that is large enough to keep a processor busy ends where going on would make
+    more than `PADDING` of it padding; neither where the order is to be kept, because neighbours share a prefix.
     """
     group: list[int] = []
-    longest = 0
+    longest = real = 0
     lengths = [prompt.n_tokens for prompt in prompts]
     for index in range(len(prompts)) if keep_order else sorted(range(len(prompts)), key=lambda i: -lengths[i]):
-        longest = max(longest, lengths[index])
-        if group and (len(group) + 1) * longest > budget:
+        padded = (len(group) + 1) * max(longest, lengths[index])
+        wasteful = real >= BUSY_TOKENS and padded - real - lengths[index] > PADDING * padded
+        if group and (padded > budget or (wasteful and not keep_order)):
             yield group
-            group, longest = [], lengths[index]
+            group, longest, real = [], 0, 0
         group.append(index)
+        longest, real = max(longest, lengths[index]), real + lengths[index]
     if group:
         yield group

@@ -325,7 +325,7 @@ class BenchmarkWork:
             if name not in seconds:
                 yield {**row, "verdict": "not run", "note": pilot["absent"]}
                 continue
-            ratios = [a / b for a, b in zip(seconds[name], seconds[OURS], strict=False)]
+            ratios = [value / statistics.median(seconds[OURS]) for value in seconds[name]]
             row |= _summary("seconds", seconds[name]) | _summary("ratio", ratios)
             found = [unit["difference"] for unit in self._measured(workload, name)]
             if None in found:
@@ -379,7 +379,7 @@ class BenchmarkWork:
             above = self.fastest(workload) or ""
         if above not in seconds or below not in seconds:
             return None
-        return statistics.median(a / b for a, b in zip(seconds[above], seconds[below], strict=False))
+        return statistics.median(seconds[above]) / statistics.median(seconds[below])
 
     def fastest(self, workload: Workload) -> str | None:
         """The fastest of the peers whose numbers are right."""

@@ -177,10 +177,10 @@ def test_number_of_queries_is_what_the_slowest_peer_does_in_the_time(finished: P
     config = json.loads((finished / "config.json").read_text()) | {"peers": ("ours", "plain", "nnsight")}
     pilots = {"ours": {"seconds_a_query": 0.1}, "plain": {"seconds_a_query": 2.0}, "nnsight": {"absent": "not run"}}
     for name, seconds, queries, expected, repeats in (
-        ("sweep_bare", 60.0, 512, 10, 3),
-        ("sweep_bare", 4000.0, 512, 64, 3),
-        ("sweep_bare", 4000.0, 9, 9, 3),
-        ("sweep_bare", 5.0, 512, 1, 2),
+        ("generate", 60.0, 512, 10, 3),
+        ("generate", 4000.0, 512, 64, 3),
+        ("generate", 4000.0, 9, 9, 3),
+        ("generate", 5.0, 512, 1, 2),
         ("sweep_long", 0.0, 512, 2, 1),
     ):
         settings = work.Settings(**config | {"seconds": seconds, "queries": queries, "repeats": 3})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -221,3 +222,13 @@ def test_chunks_stay_within_the_budget_and_lose_nothing(llava: Model) -> None:
     assert sorted(i for group in groups for i in group) == list(range(9))
     assert all(len(g) * max(prompts[i].n_tokens for i in g) <= 100 or len(g) == 1 for g in groups)
     assert len(groups) < 9
+
+
+def test_busy_chunk_is_not_filled_up_with_much_shorter_prompts() -> None:
+    def groups(*lengths: int) -> list[list[int]]:
+        return list(chunks([SimpleNamespace(n_tokens=n) for n in lengths], 4000))  # type: ignore[misc]
+
+    assert groups(900, 350) == [[0], [1]]  # together they would be 1,800 tokens, of which 550 padding
+    assert groups(900, 800, 750) == [[0, 1, 2]]
+    assert groups(60, 5, 5) == [[0, 1, 2]]  # small ones are soonest done together
+    assert groups(20, *[900] * 3, 10) == [[1, 2, 3], [0, 4]]
