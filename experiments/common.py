@@ -3,6 +3,8 @@
 Exit codes: 0 done; 2 bad input, said in one sentence on stderr; 130 interrupted.
 """
 
+import hashlib
+import json
 import logging
 import os
 import re
@@ -11,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
 
 import tyro
 
@@ -97,6 +99,50 @@ def remarks_on(console: "Console") -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+
+
+def run_folder(arguments: Any, experiment: str) -> Path:
+    """runs/<experiment>/<model>[-full][-<what the other options hash to>]; the same command, the same folder.
+
+    Args:
+        arguments: a dataclass with fields model, loading and perhaps full, all others with defaults.
+        experiment: name of the experiment.
+    """
+    full = {"full": True} if getattr(arguments, "full", False) else {}
+    given, plain = (
+        {**vars(chosen), **vars(chosen.loading), "loading": None}
+        for chosen in (arguments, type(arguments)(model=arguments.model, **full))
+    )
+    options = {name: str(value) for name, value in given.items() if value != plain[name]}
+    digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:6]
+    name = "--".join(Path(arguments.model).parts[-2:]).strip("/-")
+    return Path("runs") / experiment / "-".join((name, *full, *([digest] if options else [])))
+
+
+def perform_units(run: "Run", units: "Sequence[Any]", perform: Callable[[Any], None], console: "Console") -> None:
+    """Does the units of a study that the run's journal does not hold yet, under a progress bar.
+
+    Args:
+        run: whose journal it is.
+        units: in their order, each with its `key`.
+        perform: does a unit and records it.
+        console: where the bar is shown.
+    """
+    from rich.progress import track
+
+    left = [unit for unit in units if run.done(unit.key) is None]
+    if not left:
+        console.print("Everything is done already; writing the tables and figures again.")
+    elif len(left) < len(units):
+        console.print(f"Continuing: {len(units) - len(left)} of {len(units)} units are done.")
+    for unit in track(left, description="units", console=console, transient=True, disable=not left):
+        perform(unit)
+
+
+def plain_rows(answers: "DataFrame") -> list[dict[str, Any]]:
+    """A table of answers as rows for JSON, with None where there is no layer."""
+    loose = answers.astype({"layer": object})
+    return loose.where(loose.notna(), None).to_dict("records")
 
 
 def write_results(

@@ -1,7 +1,5 @@
 """Patch task vectors across modalities and models (Luo et al. 2025): does a task read from text work on an image?"""
 
-import hashlib
-import json
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -134,31 +132,18 @@ def main(arguments: Arguments) -> None:
     remarks = check_sources(plan.settings, models)
     for line in plan.skipped:
         console.print(f"Skipped: {line}", markup=False)
-    folder = arguments.out or _default_folder(arguments)
+    folder = arguments.out or common.run_folder(arguments, "cross_modal_patch")
     fingerprints = {name: models(name).fingerprint for name in (settings.model, *plan.settings.source_models)}
     with (
         common.remarks_on(console),
         Run.open(folder, plan.config(), seeds=settings.seeds, models=fingerprints) as run,
     ):
-        _perform(plan, Work(plan, run, models, backend), models, console)
+        perform(plan, Work(plan, run, models, backend), models, console)
         _write(plan, run, console, lead=[*plan.describe().split("\n"), *remarks])
         shutil.rmtree(run.folder / "contexts", ignore_errors=True)  # only a run that goes on needs them
 
 
-def _default_folder(arguments: Arguments) -> Path:
-    """runs/cross_modal_patch/<model>[-full][-<what the other options hash to>]; the same command, the same folder."""
-    given, plain = (
-        {**vars(chosen), **vars(chosen.loading), "loading": None}
-        for chosen in (arguments, Arguments(model=arguments.model, full=arguments.full))
-    )
-    options = {name: str(value) for name, value in given.items() if value != plain[name]}
-    digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:6]
-    name = "--".join(Path(arguments.model).parts[-2:]).strip("/-")
-    parts = (name, *(["full"] if arguments.full else []), *([digest] if options else []))
-    return Path("runs") / "cross_modal_patch" / "-".join(parts)
-
-
-def _perform(plan: "Plan", work: "Work", models: "Callable[[str], Model]", console: "Console") -> None:
+def perform(plan: "Plan", work: "Work", models: "Callable[[str], Model]", console: "Console") -> None:
     """Does the units that the journal does not hold yet, under a progress bar in estimated seconds."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -207,8 +192,7 @@ def _write(plan: "Plan", run: "Run", console: "Console", *, lead: list[str]) -> 
         "sweep": sweep,
     }.items():
         run.write_csv(f"{name}.csv", table)
-    answers = predictions.astype({"layer": object})
-    run.write_jsonl("predictions.jsonl", answers.where(answers.notna(), None).to_dict("records"))
+    run.write_jsonl("predictions.jsonl", common.plain_rows(predictions))
     drawn = {}
     for name, (figure, caption) in _figures(plan, summary, paired, sweep, layers).items():
         png, _ = run.write_figure(f"figures/{name}", figure)

@@ -46,6 +46,7 @@ METHODS = {
     "control_random": "control: random vector",
     "control_wrong_task": "control: wrong task",
     "control_shuffled": "control: shuffled labels",
+    "control_blank": "control: blank image",
 }
 _GRID: dict[str, Any] = {"color": "#E2E2E2", "linewidth": 0.6}
 
@@ -119,7 +120,9 @@ def accuracy_per_layer_and_task(sweep: pd.DataFrame, layers: pd.DataFrame, *, so
     return figure
 
 
-def method_comparison(summary: pd.DataFrame, *, query: str | None = None) -> Figure:
+def method_comparison(
+    summary: pd.DataFrame, *, query: str | None = None, bars: str = "95 % Wilson intervals, each item counted once"
+) -> Figure:
     """Every arm's exact-match accuracy on the test split with its interval, one labelled line per arm.
 
     Args:
@@ -127,6 +130,7 @@ def method_comparison(summary: pd.DataFrame, *, query: str | None = None) -> Fig
             high, demonstrations. Patches are shown at the layer pooled over tasks.
         query: None compares the means over tasks, one panel per query modality; "image" or "text" compares that
             modality's queries, one panel per task.
+        bars: what low and high are.
 
     Returns:
         The figure; all panels share the list of arms on the left.
@@ -158,8 +162,7 @@ def method_comparison(summary: pd.DataFrame, *, query: str | None = None) -> Fig
     seeds = int(shown["seeds"].max())
     _title(
         figure,
-        f"Methods compared, {subject} (test split, {seeds} seed{'s' if seeds > 1 else ''}; "
-        "bars: 95 % Wilson intervals, each item counted once)",
+        f"Methods compared, {subject} (test split, {seeds} seed{'s' if seeds > 1 else ''}; bars: {bars})",
     )
     return figure
 

@@ -17,6 +17,7 @@ _HOMES = {
     "interp.models": ("Model", "compare", "load_model"),
     "interp.prompts": ("Example", "Image", "Prompt", "Specification", "Template", "render"),
     "interp.vectors": ("Provenance", "TaskVectors", "ensemble", "extract", "norm_matched_random"),
+    "interp.lens": ("log_probabilities", "ranks", "top_tokens"),
     "interp.patching": ("Generation", "RowPatch", "generate", "sweep"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -3,14 +3,22 @@
 A token of a forward pass with a cache costs its keys and values in every layer, and once a few dozen activations as
 wide as the widest layer; a packed row costs its logits. The plan is made when a model is first used and then kept, so
 that prompts are batched alike for as long as the program runs.
+
+`peak_memory` measures what some work needed: on a CPU read from the kernel (`VmHWM`, reset before the work), on CUDA
+from PyTorch's allocator.
 """
 
 from __future__ import annotations
 
+import gc
 import logging
+import re
 from collections.abc import Callable
+from contextlib import suppress
+from ctypes import CDLL
 from dataclasses import dataclass, replace
 from functools import wraps
+from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -129,3 +137,34 @@ def _halve(model: Model) -> None:
     plan = memory_plan(model)
     _plans[model] = replace(plan, tokens=max(1, plan.tokens // 2), rows=max(1, plan.rows // 2))
     logger.warning("model %r ran out of memory; halved to %s", model.name, _plans[model])
+
+
+def peak_memory(model: Model, work: Callable[[], object]) -> tuple[int, int]:
+    """Bytes that some work needed at most above what was held before it, and bytes held in all at that moment."""
+    gc.collect()
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+        torch.cuda.reset_peak_memory_stats(model.device)
+        before = torch.cuda.memory_allocated(model.device)
+        work()
+        torch.cuda.synchronize(model.device)
+        peak = torch.cuda.max_memory_allocated(model.device)
+        return peak - before, peak
+    with suppress(OSError, AttributeError):
+        CDLL("libc.so.6").malloc_trim(0)  # so that memory freed earlier is not used again unseen
+    before = _resident("VmRSS")
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets VmHWM
+    work()
+    peak = _resident("VmHWM")
+    return peak - before, peak
+
+
+def _resident(field: str) -> int:
+    """A field of /proc/self/status in bytes; without /proc the process's highest."""
+    import resource  # not on Windows
+
+    with suppress(OSError):
+        if found := re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii")):
+            return 1024 * int(found[1])
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

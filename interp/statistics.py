@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -129,11 +130,123 @@ def bootstrap_mean(
     return Interval(value, float(found.confidence_interval.low), float(found.confidence_interval.high))
 
 
+def bootstrap_means(
+    values: Float[np.ndarray, "n ..."],
+    *,
+    groups: Sequence[Hashable] | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Float[np.ndarray, "resamples ..."]:
+    """Means of whole arrays, such as curves over layers, in bootstrap resamples of them.
+
+    One resample serves every entry, so that a statistic of the whole mean curve has an interval too.
+
+    Args:
+        values: n arrays of one shape.
+        groups: which query each array belongs to; whole queries are resampled, each with the same weight.
+        resamples: how many.
+        seed: of the resampling.
+
+    Raises:
+        CrosstaskError: there is no array, or not one group for each.
+    """
+    means = group_means(np.asarray(values, dtype=float), groups)
+    n = len(means)
+    weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples) / n
+    return np.tensordot(weights, means, axes=1)
+
+
+def percentiles(
+    resampled: Float[np.ndarray, "resamples ..."], *, confidence: float = _CONFIDENCE
+) -> tuple[Float[np.ndarray, " ..."], Float[np.ndarray, " ..."]]:
+    """The bounds of the percentile interval, over the first axis."""
+    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    return low, high
+
+
+def bootstrap_crossed(
+    values: Sequence[float] | Float[np.ndarray, " n"],
+    *,
+    tasks: Sequence[Hashable],
+    items: Sequence[Hashable],
+    seeds: Sequence[Hashable],
+    confidence: float = _CONFIDENCE,
+    seed: int = 0,
+) -> Interval:
+    """The mean over tasks, each with the same weight, of answers to items under seeds; resamples items and seeds.
+
+    Args:
+        values: whether answers are right, or differences of such.
+        tasks: of each value.
+        items: of each value; tasks with the same items are resampled together.
+        seeds: of each value; every item of a task has one value under every seed.
+        confidence: coverage of the interval.
+        seed: of the resampling. Calls with as many items and seeds resample alike.
+
+    Raises:
+        CrosstaskError: there is no value, or a task lacks an item under a seed, or has it twice.
+    """
+    cells = _crossed(values, tasks, items, seeds)
+    value = float(np.mean([cell.mean() for _, cell in cells]))
+    if all(np.ptp(cell) == 0 for _, cell in cells):
+        return Interval(value, value, value)
+    draws = {names: index for index, names in enumerate(dict.fromkeys(names for names, _ in cells))}
+    n_seeds = cells[0][1].shape[1]
+    of_seeds = _weights(n_seeds, seed, -1)
+    means = np.mean(
+        [((_weights(len(cell), seed, draws[names]) @ cell) * of_seeds).sum(1) / cell.size for names, cell in cells],
+        axis=0,
+    )
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(value, float(low), float(high))
+
+
+def compare_crossed(
+    a: Sequence[bool],
+    b: Sequence[bool],
+    *,
+    tasks: Sequence[Hashable],
+    items: Sequence[Hashable],
+    seeds: Sequence[Hashable],
+    seed: int = 0,
+) -> Comparison:
+    """Compare two methods over tasks, items and seeds; arguments and errors are those of :func:`bootstrap_crossed`.
+
+    Returns:
+        The comparison: the interval resamples items and seeds, and the p-value flips the signs of items (an item's
+        difference is its share of the mean over tasks, so seeds are averaged over and tasks weigh the same).
+    """
+    if len(a) != len(b):
+        raise CrosstaskError(
+            f"A paired comparison needs the same queries on both sides; got {len(a)} and {len(b)} answers."
+        )
+    right_a, right_b = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
+    difference = right_a.astype(float) - right_b
+    interval = bootstrap_crossed(difference, tasks=tasks, items=items, seeds=seeds, seed=seed)
+    shares: dict[Hashable, float] = {}
+    cells = _crossed(difference, tasks, items, seeds)
+    for names, cell in cells:
+        for name, row in zip(names, cell, strict=True):
+            shares[name] = shares.get(name, 0.0) + float(row.sum()) / cell.size / len(cells)
+    p_value = _sign_flip(np.array(list(shares.values())), seed)
+    only_a, only_b = int(np.sum(right_a & ~right_b)), int(np.sum(right_b & ~right_a))
+    return Comparison(len(shares), interval, only_a, only_b, p_value)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values (1979), in the order given: max over the smaller ones of (m - rank) p, at most 1."""
+    order = np.argsort(p_values, kind="stable")
+    steps = np.asarray(p_values, dtype=float)[order] * np.arange(len(order), 0, -1)
+    adjusted = np.empty(len(order))
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(steps)) if len(order) else steps
+    return adjusted.tolist()
+
+
 def group_means(
-    values: Float[np.ndarray, " n"],
+    values: Float[np.ndarray, "n ..."],
     groups: Sequence[Hashable] | None,
-) -> Float[np.ndarray, " groups"]:
-    """Mean value of each group, in the order in which groups are first seen; the values themselves without groups.
+) -> Float[np.ndarray, "groups ..."]:
+    """Mean value (or array) of each group, in the order in which groups are first seen; without groups the values.
 
     Raises:
         CrosstaskError: there is no value, or not one group for each.
@@ -146,7 +259,44 @@ def group_means(
         raise CrosstaskError(f"Each answer needs its group; got {len(values)} answers and {len(groups)} groups.")
     index: dict[Hashable, int] = {}
     codes = np.array([index.setdefault(group, len(index)) for group in groups])
-    return np.bincount(codes, weights=values) / np.bincount(codes)
+    totals = np.zeros((len(index), *values.shape[1:]))
+    np.add.at(totals, codes, values)
+    return totals / np.bincount(codes).reshape(-1, *[1] * (values.ndim - 1))
+
+
+def _crossed(
+    values: Sequence[float] | Float[np.ndarray, " n"],
+    tasks: Sequence[Hashable],
+    items: Sequence[Hashable],
+    seeds: Sequence[Hashable],
+) -> list[tuple[tuple[Hashable, ...], Float[np.ndarray, "items seeds"]]]:
+    """For each task the names of its items, sorted, and its values."""
+    if not len(values):
+        raise CrosstaskError("There are no answers to take a mean of.")
+    found: dict[Hashable, dict[tuple[Hashable, Hashable], float]] = {}
+    for value, task, item, number in zip(values, tasks, items, seeds, strict=True):
+        cell = found.setdefault(task, {})
+        if (item, number) in cell:
+            raise CrosstaskError(f"Item {item!r} of task {task!r} has two answers under seed {number!r}.")
+        cell[item, number] = float(value)
+    every = sorted({number for cell in found.values() for _, number in cell}, key=str)
+    crossed = []
+    for task, cell in found.items():
+        names = tuple(sorted({item for item, _ in cell}, key=str))
+        if len(cell) < len(names) * len(every):
+            raise CrosstaskError(
+                f"Task {task!r} has {len(cell)} answers to {len(names)} items under {len(every)} seeds; every item "
+                "needs an answer under every seed."
+            )
+        crossed.append((names, np.array([[cell[name, number] for number in every] for name in names])))
+    return crossed
+
+
+@cache
+def _weights(n: int, seed: int, draw: int) -> Float[np.ndarray, "resamples n"]:
+    """How often each of n is drawn, in each resample."""
+    rng = np.random.default_rng([seed, n, draw + 1])
+    return rng.multinomial(n, np.full(n, 1 / n), size=_BOOTSTRAP_RESAMPLES).astype(float)
 
 
 def _mcnemar(only_a: int, only_b: int) -> float:

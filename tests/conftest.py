@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from matplotlib.figure import Figure
+from PIL import Image as Pillow
 
 from interp.models.base import Model
 from tests import tiny
@@ -24,3 +28,13 @@ def llama() -> Model:
 def gpt2() -> Model:
     """A tiny GPT-2 in float64."""
     return tiny.tiny_gpt2()
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made but not drawn, which takes most of a small run."""
+
+    def savefig(_figure: Figure, path: Path, **_options: object) -> None:
+        Pillow.new("RGB", (2, 2)).save(path, format="PNG")
+
+    monkeypatch.setattr(Figure, "savefig", savefig)

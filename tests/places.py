@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,3 +52,17 @@ class Place:
         given += ["--contexts", 3, "--max-new-tokens", 4, "--dtype", "float64"]
         given += [] if full else ["--source", "text", "--query", "text"]
         return list(map(str, (*given, *more)))
+
+
+def killed(finished: Path, out: Path, share: float) -> None:
+    """A copy of a finished run's folder as if it had been killed when this share of its journal was written."""
+    for name in ("config.json", "environment.json"):
+        out.mkdir(exist_ok=True)
+        (out / name).write_bytes((finished / name).read_bytes())
+    journal = (finished / "journal.jsonl").read_bytes()
+    (out / "journal.jsonl").write_bytes(journal[: int(share * len(journal))])  # in the middle of a line, most likely
+
+
+def answers(out: Path) -> list[dict]:
+    """The rows of a run's predictions."""
+    return [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]

@@ -1,20 +1,10 @@
-"""Comparison with plain full forwards, and peak memory.
+"""Comparison with plain full forwards.
 
 difference    largest deviation from the reference as a share of its scale: of a row's logits, or of a layer's states;
               for generated tokens the share that differs
-peak memory   of a phase, above what the process held before it; on a CPU read from the kernel (``VmHWM``, reset
-              before the phase), on CUDA from PyTorch's allocator
 """
 
 from __future__ import annotations
-
-import gc
-import re
-import resource
-from collections.abc import Callable
-from contextlib import suppress
-from ctypes import CDLL
-from pathlib import Path
 
 import torch
 from jaxtyping import Shaped
@@ -59,32 +49,3 @@ def difference(found: Shaped[Tensor, "N ..."], expected: Shaped[Tensor, "N ..."]
         found, expected = found.transpose(0, 1).flatten(1), expected.transpose(0, 1).flatten(1)
     share = (found - expected).abs().amax(-1) / expected.abs().amax(-1)
     return float(share.max()) if torch.isfinite(share).all() else float("inf")
-
-
-def peak_memory(model: Model, work: Callable[[], object]) -> tuple[int, int]:
-    """Bytes that some work needed at most above what was held before it, and bytes held in all at that moment."""
-    gc.collect()
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)
-        torch.cuda.reset_peak_memory_stats(model.device)
-        before = torch.cuda.memory_allocated(model.device)
-        work()
-        torch.cuda.synchronize(model.device)
-        peak = torch.cuda.max_memory_allocated(model.device)
-        return peak - before, peak
-    with suppress(OSError, AttributeError):
-        CDLL("libc.so.6").malloc_trim(0)  # so that memory freed earlier is not used again unseen
-    before = _resident("VmRSS")
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets VmHWM
-    work()
-    peak = _resident("VmHWM")
-    return peak - before, peak
-
-
-def _resident(field: str) -> int:
-    """A field of /proc/self/status in bytes; without /proc the process's highest."""
-    with suppress(OSError):
-        if found := re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii")):
-            return 1024 * int(found[1])
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

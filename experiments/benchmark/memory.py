@@ -60,8 +60,8 @@ def main(request: dict[str, Any]) -> dict[str, int]:
     """Measure in this process."""
     import torch
 
-    from experiments.benchmark.measure import peak_memory
     from experiments.benchmark.peers import make_peer
+    from interp.memory import peak_memory
     from interp.models.base import load_model
     from interp.prompts import Template
     from interp.tasks import load_task, task_names

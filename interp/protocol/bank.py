@@ -105,6 +105,11 @@ class Bank:
         )
         vectors.TaskVectors(states.mean(dim=0), provenance).save(self.run.folder / _path(unit, "vectors"))
 
+    def saved(self, source_model: str, source: str, task: str, seed: int) -> vectors.TaskVectors:
+        """The mean vector as it was kept in `vectors/`; there is none of an ensemble, and none of other tasks."""
+        unit = Unit("extract", task, seed, source=source, source_model=source_model)
+        return vectors.TaskVectors.load(self.run.folder / _path(unit, "vectors"))
+
     def _states(self, unit: Unit) -> Float[Tensor, "P L D"]:
         path = self.run.folder / _path(unit, "contexts")
         if not path.exists():

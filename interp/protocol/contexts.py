@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from interp.errors import CrosstaskError
 from interp.models.base import Model
 from interp.prompts import Content, Example, Image, Prompt, Specification, Template, render
+from interp.scoring import normalise
 from interp.tasks import Item, Task
 
 
@@ -28,6 +29,10 @@ class Context:
     def items(self) -> frozenset[str]:
         """Inputs of everything the context shows, the dummy query included; the leak mask compares with these."""
         return frozenset(item.input for item in (*self.demonstrations, self.dummy))
+
+    def first(self, shots: int) -> "Context":
+        """The context with its first demonstrations only, and the same dummy query."""
+        return replace(self, demonstrations=self.demonstrations[:shots], outputs=self.outputs[:shots])
 
 
 def draw(pool: Sequence[Item], *, shots: int, contexts: int, seed: int, task: str) -> tuple[Context, ...]:
@@ -49,6 +54,31 @@ def draw(pool: Sequence[Item], *, shots: int, contexts: int, seed: int, task: st
     return tuple(drawn)
 
 
+def draw_apart(pool: Sequence[Item], *, shots: int, contexts: int, seed: int, task: str) -> tuple[Context, ...]:
+    """Draws contexts that show no demonstration twice before the pool is used up; a dummy query may recur.
+
+    Context c is the same whatever the number of contexts, and no context shows an item twice.
+
+    Raises:
+        CrosstaskError: the pool has fewer items than a context needs.
+    """
+    draw(pool, shots=shots, contexts=1, seed=seed, task=task)
+    rng, left, drawn = random.Random(f"{task}, seed {seed}, apart"), list[Item](), list[Context]()
+    for index in range(contexts):
+        shown: list[Item] = []
+        while len(shown) < shots:
+            fresh = next((item for item in left if item not in shown), None)
+            if fresh is None:
+                left += rng.sample(list(pool), len(pool))
+            else:
+                left.remove(fresh)
+                shown.append(fresh)
+        others = [item for item in pool if item not in shown]
+        dummy = random.Random(f"{task}, seed {seed}, dummy {index}").choice(others)
+        drawn.append(Context(tuple(shown), tuple(item.outputs[0] for item in shown), dummy))
+    return tuple(drawn)
+
+
 def shuffle_labels(context: Context, *, seed: int) -> Context:
     """The same context with its outputs permuted among the demonstrations, as many changed as 20 tries can change."""
     rng = random.Random(f"shuffle, seed {seed}, " + ", ".join(item.input for item in context.demonstrations))
@@ -57,9 +87,34 @@ def shuffle_labels(context: Context, *, seed: int) -> Context:
     return replace(context, outputs=tries[changed.index(max(changed))])
 
 
+def wrong_labels(context: Context, pool: Sequence[Item], *, wrong: int, seed: int, task: str) -> Context:
+    """The same context with wrong outputs for so many of its demonstrations: canonical answers of other items.
+
+    More wrong labels keep those of fewer.
+
+    Raises:
+        CrosstaskError: every answer of the pool is right for a demonstration.
+    """
+    rng = random.Random(f"{task}, wrong, seed {seed}, " + ", ".join(item.input for item in context.demonstrations))
+    order = rng.sample(range(len(context.outputs)), len(context.outputs))
+    outputs = list(context.outputs)
+    for place in order[:wrong]:
+        right = {normalise(output) for output in context.demonstrations[place].outputs}
+        others = [item.outputs[0] for item in pool if normalise(item.outputs[0]) not in right]
+        if not others:
+            raise CrosstaskError(
+                f"Task {task!r} has no wrong answer for {context.demonstrations[place].input!r}: all its "
+                "selection items share their answers. Leave out the labels."
+            )
+        outputs[place] = rng.choice(others)
+    return replace(context, outputs=tuple(outputs))
+
+
 def content(item: Item, modality: str) -> Content:
     """The item as a text or as its image."""
-    return item.input if modality == "text" else picture(item)
+    if modality != "text":
+        return picture(item)
+    return item.input if item.caption is None else item.caption
 
 
 def picture(item: Item) -> Image:
@@ -87,7 +142,7 @@ def source_prompts(
     if modality == "instruction":
         return [render(model, Specification(instruction=task.instruction), None, template=template)]
     return [
-        render(model, _examples(context, modality), content(context.dummy, modality), template=template)
+        render(model, examples_of(context, modality), content(context.dummy, modality), template=template)
         for context in contexts
     ]
 
@@ -105,10 +160,11 @@ def _specification(task: Task, source: str, context: Context) -> Specification:
     if source == "instruction":
         return Specification(instruction=task.instruction)
     if source == "ensemble":
-        return Specification(_examples(context, "text").examples, task.instruction)
-    return _examples(context, source)
+        return Specification(examples_of(context, "text").examples, task.instruction)
+    return examples_of(context, source)
 
 
-def _examples(context: Context, modality: str) -> Specification:
+def examples_of(context: Context, modality: str) -> Specification:
+    """The demonstrations of a context as texts or images, without its dummy query."""
     pairs = zip(context.demonstrations, context.outputs, strict=True)
     return Specification(tuple(Example(content(item, modality), output) for item, output in pairs))

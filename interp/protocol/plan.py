@@ -67,7 +67,11 @@ class Plan:
     def config(self) -> dict[str, Any]:
         """What the run folder is bound to: everything that decides the numbers, the tasks' items included."""
         used = {name: (*task.pool, *task.test) for name, task in {**self.wrong_tasks, **self.tasks}.items()}
-        items = [(name, item.input, item.outputs) for name, chosen in used.items() for item in chosen]
+        items = [
+            (name, item.input, item.outputs, *(() if item.caption is None else (item.caption,)))
+            for name, chosen in used.items()
+            for item in chosen
+        ]
         digest = hashlib.sha256(json.dumps(items).encode()).hexdigest()
         return {**self.settings.config(), "items_sha256": digest, "skipped": list(self.skipped)}
 
@@ -127,12 +131,13 @@ class Plan:
         return needed
 
 
-def make_plan(settings: Settings, model: Model) -> Plan:
+def make_plan(settings: Settings, model: Model, load: Callable[[str], Task] = load_task) -> Plan:
     """Loads the tasks, picks their items and checks them against the model.
 
     Args:
         settings: as asked for; empty tuples are filled in.
         model: the patched model.
+        load: finds a task by its name.
 
     Returns:
         The plan. Both tasks of a family use the same items, whatever the limits.
@@ -143,8 +148,8 @@ def make_plan(settings: Settings, model: Model) -> Plan:
     """
     template = Template.parse(settings.template)
     settings = settings.resolve(takes_images=model.takes_images, n_layers=model.n_layers)
-    tasks = _load(settings.tasks or tuple(task_names()))
-    wrong = _load(settings.wrong_tasks or tuple(task_names()))
+    tasks = _load(settings.tasks or tuple(task_names()), load)
+    wrong = _load(settings.wrong_tasks or tuple(task_names()), load)
     skipped: list[str] = []
     images = "image" in (*settings.sources, *settings.queries)
     plans = {name: _task_plan(task, settings, model, images, skipped) for name, task in tasks.items()}
@@ -186,10 +191,10 @@ def check_sources(settings: Settings, models: Callable[[str], Model]) -> tuple[s
     return tuple(remarks)
 
 
-def _load(names: Sequence[str]) -> dict[str, Task]:
+def _load(names: Sequence[str], load: Callable[[str], Task]) -> dict[str, Task]:
     tasks: dict[str, Task] = {}
     for name in names:
-        task = load_task(name)
+        task = load(name)
         if task.name in tasks:
             raise CrosstaskError(f"Two tasks are called {task.name!r}; rename the folder of one of them.")
         tasks[task.name] = task
@@ -205,7 +210,7 @@ def _task_plan(task: Task, settings: Settings, model: Model, images: bool, skipp
     chosen = _in_fixed_order(test)[: settings.test_items]
     limit = settings.max_new_tokens
     if limit is None:
-        limit = 1 + _longest_answer(model, [answer for item in (*chosen, *pool) for answer in item.outputs])
+        limit = 1 + longest_answer(model, [answer for item in (*chosen, *pool) for answer in item.outputs])
     return TaskPlan(task, pool, _in_fixed_order(pool), chosen, limit)
 
 
@@ -224,7 +229,7 @@ def _usable(task: Task, split: Split, settings: Settings, images: bool, skipped:
     return tuple(kept)
 
 
-def _longest_answer(model: Model, answers: Sequence[str]) -> int:
+def longest_answer(model: Model, answers: Sequence[str]) -> int:
     """Tokens of the longest answer, with or without the space that some models begin it with."""
     spelled = model.tokenizer([*answers, *(" " + a for a in answers)], add_special_tokens=False)["input_ids"]
     return max(map(len, spelled))

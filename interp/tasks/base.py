@@ -26,12 +26,14 @@ class Item:
         outputs: accepted answers; the first is the canonical one, which demonstrations show.
         image: the input as a picture, or None.
         split: "selection" or "test".
+        caption: what stands for the input in a text, where `input` is only the name of a picture.
     """
 
     input: str
     outputs: tuple[str, ...]
     image: Path | None
     split: Split
+    caption: str | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Task:
         items: all items, in the order of the table.
         instruction_text: the instruction, or None when the task has none; read it through `instruction`.
         source: the table the items come from, for messages.
+        words_given: words that name what is asked for, or none; read them through `words`.
     """
 
     name: str
@@ -51,6 +54,23 @@ class Task:
     items: tuple[Item, ...] = field(repr=False)
     instruction_text: str | None
     source: Path
+    words_given: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Words that name what the task asks for, such as "capital" and "city"; the first is the usual one.
+
+        They are looked for in what the model is about to say, and are never put in a prompt.
+
+        Raises:
+            CrosstaskError: the task names none.
+        """
+        if not self.words_given:
+            raise CrosstaskError(
+                f"Task {self.name!r} has no task words; write those that name what it asks for, such as 'capital', "
+                f"one a line to {self.source.parent / 'words.txt'}."
+            )
+        return self.words_given
 
     @property
     def instruction(self) -> str:

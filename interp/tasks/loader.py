@@ -6,6 +6,7 @@ A user's task is a folder:
 
     my-task/items.csv          columns input, output; optional: image (file name), aliases ("a|b"), split
     my-task/instruction.txt    one line ending in a colon; needed only where an instruction specifies the task
+    my-task/words.txt          words that name what is asked for, one a line; needed only where they are looked for
 
 Without a `split` column, 40 % of the items become the selection split. Which ones depends on a hash of their inputs and
 the seed, not on the order of the table.
@@ -52,7 +53,7 @@ def load_task(name_or_path: str | Path, *, split_seed: int = 0) -> Task:
     if asked in _catalogue():
         entry, table = _catalogue()[asked], _SEMANTIC / "data" / f"{asked}.csv"
         items = read_items(table, _SEMANTIC / "images" / entry["family"], split_seed=split_seed)
-        return Task(asked, entry["family"], items, entry["instruction"], table)
+        return Task(asked, entry["family"], items, entry["instruction"], table, tuple(entry["words"].split("|")))
     path = Path(asked).expanduser()
     if not asked.strip() or not path.exists():
         raise CrosstaskError(_unknown(asked))
@@ -167,7 +168,7 @@ def _load_folder(path: Path, split_seed: int) -> Task:
         )
     table = _table_of(path) if path.is_dir() else path
     items = read_items(table, folder, split_seed=split_seed)
-    return Task(name, name, items, _instruction(folder / "instruction.txt"), table)
+    return Task(name, name, items, _instruction(folder / "instruction.txt"), table, _words(folder / "words.txt"))
 
 
 def _table_of(folder: Path) -> Path:
@@ -180,6 +181,16 @@ def _table_of(folder: Path) -> Path:
 
 
 def _instruction(file: Path) -> str | None:
+    return _text(file, "one line that ends in a colon")
+
+
+def _words(file: Path) -> tuple[str, ...]:
+    text = _text(file, "words that name what the task asks for, one a line")
+    return tuple(dict.fromkeys(filter(None, map(str.strip, (text or "").splitlines()))))
+
+
+def _text(file: Path, expected: str) -> str | None:
+    """A file's text, or None where there is no such file."""
     try:
         text = file.read_text(encoding="utf-8-sig").strip()
     except FileNotFoundError:
@@ -187,7 +198,7 @@ def _instruction(file: Path) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         raise CrosstaskError(f"{file} cannot be read as UTF-8 text: {error}.") from error
     if not text:
-        raise CrosstaskError(f"{file} is empty; expected one line that ends in a colon, or no such file.")
+        raise CrosstaskError(f"{file} is empty; expected {expected}, or no such file.")
     return text
 
 

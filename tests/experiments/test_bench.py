@@ -17,13 +17,14 @@ from torch import Tensor
 from experiments import bench, common
 from experiments.benchmark import work, workloads
 from experiments.benchmark.call_file import read_call, write_call
-from experiments.benchmark.measure import difference, peak_memory, reference
+from experiments.benchmark.measure import difference, reference
 from experiments.benchmark.peers import make_peer
 from experiments.benchmark.peers.ours import Ours
 from experiments.benchmark.peers.plain import Plain
 from experiments.benchmark.worker import environment, serve
 from experiments.benchmark.workloads import WORKLOADS, Call, Materials
 from interp.errors import CrosstaskError
+from interp.memory import peak_memory
 from interp.models.base import Model, load_model
 from interp.patching import sweep_logits
 from interp.prompts import Template

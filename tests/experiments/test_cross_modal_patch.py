@@ -446,7 +446,9 @@ def test_experiments_are_listed_with_a_line_each() -> None:
 
 
 def test_default_folder_is_the_same_for_the_same_command_and_another_for_another() -> None:
-    folder = cross_modal_patch._default_folder
+    def folder(arguments: cross_modal_patch.Arguments) -> Path:
+        return common.run_folder(arguments, "cross_modal_patch")
+
     plain = cross_modal_patch.Arguments()
     assert folder(plain) == Path("runs/cross_modal_patch/bundled")
     assert folder(cross_modal_patch.Arguments(full=True)).name == "bundled-full"

@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 
 from interp.errors import CrosstaskError
-from interp.statistics import bootstrap_mean, compare_paired, group_means, wilson
+from interp.statistics import (
+    bootstrap_crossed,
+    bootstrap_mean,
+    bootstrap_means,
+    compare_crossed,
+    compare_paired,
+    group_means,
+    holm,
+    percentiles,
+    wilson,
+)
 
 
 def enumerated_sign_flip(differences):
@@ -91,6 +101,24 @@ def test_bootstrap_resamples_whole_queries():
     assert grouped == bootstrap_mean(values)
 
 
+def test_resampled_curves_have_the_interval_of_each_of_their_points():
+    rng = np.random.default_rng(0)
+    curves, queries = rng.random((60, 4, 2)), [number // 3 for number in range(60)]
+    resampled = bootstrap_means(curves, groups=queries, resamples=4000, seed=1)
+    assert resampled.shape == (4000, 4, 2)
+    low, high = percentiles(resampled)
+    for layer, curve in itertools.product(range(4), range(2)):
+        alone = bootstrap_mean(curves[:, layer, curve], groups=queries)
+        assert (low[layer, curve], high[layer, curve]) == pytest.approx((alone.low, alone.high), abs=0.01)
+
+
+def test_one_resample_serves_the_whole_curve():
+    values = np.random.default_rng(0).random(30)
+    resampled = bootstrap_means(np.stack([values, 1 - values], axis=1))
+    assert np.ptp(resampled[:, 0]) > 0.1
+    assert resampled.sum(axis=1) == pytest.approx(1.0)
+
+
 def test_the_same_seed_gives_the_same_interval():
     values = np.random.default_rng(0).random(30)
     assert bootstrap_mean(values, seed=1) == bootstrap_mean(values, seed=1) != bootstrap_mean(values, seed=2)
@@ -103,3 +131,67 @@ def test_nothing_to_compare_is_an_error():
         compare_paired([], [])
     with pytest.raises(CrosstaskError, match="got 2 answers and 1 groups"):
         bootstrap_mean([0.0, 1.0], groups=["x"])
+
+
+def crossed(cells):
+    """Task -> [items, seeds], as the flat arguments; items are called alike in every task."""
+    return {
+        "values": [v for cell in cells.values() for row in cell for v in row],
+        "tasks": [task for task, cell in cells.items() for row in cell for _ in row],
+        "items": [i for cell in cells.values() for i, row in enumerate(cell) for _ in row],
+        "seeds": [s for cell in cells.values() for row in cell for s in range(len(row))],
+    }
+
+
+def test_crossed_bootstrap_weighs_tasks_alike_and_equals_enumeration():
+    cells = {"a": np.array([[1, 0], [1, 1], [0, 0]]), "b": np.array([[1.0, 1.0]])}
+    found = bootstrap_crossed(**crossed(cells))
+    assert found.value == pytest.approx((3 / 6 + 1) / 2)
+    resamples = [
+        (cells["a"][np.ix_(rows, columns)].mean() + 1) / 2
+        for rows in itertools.product(range(3), repeat=3)
+        for columns in itertools.product(range(2), repeat=2)
+    ]
+    assert found[1:] == pytest.approx(np.quantile(resamples, [0.025, 0.975]), abs=1e-9)
+
+
+def test_tasks_that_share_their_items_are_resampled_together():
+    rng = np.random.default_rng(0)
+    cell = rng.random((12, 1)) < 0.5
+    together, opposite = (bootstrap_crossed(**crossed({"a": cell, "b": other})) for other in (cell, ~cell))
+    alone = bootstrap_crossed(**crossed({"a": cell}))
+    assert together[1:] == pytest.approx(alone[1:])  # the second task says nothing new
+    assert opposite.low == opposite.high == 0.5
+
+
+def test_seeds_that_disagree_widen_the_interval():
+    items = np.random.default_rng(0).random(20) < 0.5
+    agree = np.stack([items] * 3, axis=1)
+    disagree = np.stack([np.ones(20), items, np.zeros(20)], axis=1)
+    narrow, wide = (bootstrap_crossed(**crossed({"a": cell})) for cell in (agree, disagree))
+    assert wide.high - wide.low > 1.3 * (narrow.high - narrow.low)
+    assert narrow[1:] == pytest.approx(bootstrap_crossed(**crossed({"a": agree[:, :1]}))[1:], abs=0.03)
+
+
+@pytest.mark.parametrize(("drop", "said"), [(True, "needs an answer under every seed"), (False, "has two answers")])
+def test_crossed_bootstrap_refuses_what_is_not_crossed(drop, said):
+    given = crossed({"a": np.ones((2, 2))})
+    given = {name: value[:-1] if drop else [*value, value[-1]] for name, value in given.items()}
+    with pytest.raises(CrosstaskError, match=said):
+        bootstrap_crossed(**given)
+
+
+def test_crossed_comparison_flips_whole_items():
+    a, b = np.array([[1, 1], [1, 0], [1, 1], [0, 0]]), np.array([[0, 0], [0, 0], [0, 1], [0, 0]])
+    given = crossed({"x": a, "y": a})
+    left, right = given.pop("values"), crossed({"x": b, "y": b})["values"]
+    found = compare_crossed(left, right, **given)
+    assert (found.n, found.only_a, found.only_b) == (4, 8, 0)
+    assert found.difference.value == pytest.approx(0.5)
+    assert found.p_value == pytest.approx(enumerated_sign_flip((a - b).mean(1)))
+
+
+def test_holm_is_the_step_down_rule():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []

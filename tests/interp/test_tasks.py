@@ -147,6 +147,25 @@ def test_the_split_of_a_table_without_one_ignores_the_order_of_its_rows(tmp_path
     assert {item.input: item.split for item in load_task(forward, split_seed=1).items} != splits[0]
 
 
+@pytest.mark.parametrize("name", sum(FAMILIES.values(), ()))
+def test_a_bundled_task_has_words_that_no_other_task_has(name):
+    own = load_task(name).words
+    assert len(own) >= 3
+    for other in set(task_names()) - {name}:
+        assert not set(own) & set(load_task(other).words)
+
+
+def test_the_words_of_a_task_are_a_line_each_and_missed_only_when_asked_for(tmp_path):
+    folder = write_task(tmp_path / "t", "input,output\nhot,cold\n")
+    with pytest.raises(CrosstaskError, match=r"no task words; write those .*words\.txt"):
+        _ = load_task(folder).words
+    (folder / "words.txt").write_text("opposite\n\n antonym \nopposite\n")
+    assert load_task(folder).words == ("opposite", "antonym")
+    (folder / "words.txt").write_text("\n")
+    with pytest.raises(CrosstaskError, match=r"words\.txt is empty; expected words that name what the task asks for"):
+        load_task(folder)
+
+
 def test_a_missing_instruction_matters_only_when_it_is_asked_for(tmp_path):
     task = load_task(write_task(tmp_path / "t", "input,output\nhot,cold\n", instruction=None))
     with pytest.raises(CrosstaskError, match=r"no instruction; write .*instruction\.txt"):

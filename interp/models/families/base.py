@@ -8,12 +8,13 @@ character offsets fall into that text are the image's. Nothing is counted, and a
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from accelerate.utils import align_module_device
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedModel
@@ -85,6 +86,16 @@ class Family:
     def head(self, module: PreTrainedModel) -> nn.Module:
         """The unembedding: normed residual stream to logits."""
         return module.get_output_embeddings()
+
+    def logits(self, module: PreTrainedModel, normed: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
+        """The head, and what the model makes of its output: Gemma 2 caps it, ``c tanh(x / c)``, others scale it."""
+        config = module.config.get_text_config()
+        logits = self.head(module)(normed)
+        for name, factor in LOGIT_FACTORS.items():
+            if (scale := getattr(config, name, None)) is not None:
+                logits = logits * factor(scale)
+        cap = getattr(config, "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def projections(self, module: PreTrainedModel, blocks: nn.ModuleList) -> list[nn.Module]:
         """The attention's output projection of each block.
@@ -221,6 +232,15 @@ class Family:
         for owner in (module, module.base_model):
             if getattr(owner, "rope_deltas", None) is not None:
                 owner.rope_deltas = None
+
+
+LOGIT_FACTORS: dict[str, Callable[[float], float]] = {
+    "logit_scale": lambda scale: scale,  # Cohere
+    "logits_scaling": lambda scale: 1 / scale,  # Granite
+    "lm_head_multiplier": lambda scale: scale,  # Falcon-H1
+}
+"""What logits are multiplied by, from a text configuration's attribute. Another architecture is caught by
+:func:`interp.lens.check_lens`, which holds the lens to the model's own logits."""
 
 
 def _joined(tensors: list[Tensor]) -> Tensor:

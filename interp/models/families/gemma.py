@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -23,6 +23,10 @@ class Gemma3Family(VisionFamily):
     image_placeholder = "<image_soft_token>"
     continues_with_images = False
     examples = ("google/gemma-3-4b-it",)
+
+    def logits(self, module: PreTrainedModel, normed: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
+        """Uncapped, whatever the text configuration says; only the language model alone reads it."""
+        return self.head(module)(normed)
 
     def token_inputs(
         self, module: PreTrainedModel, ids: Int[Tensor, " T"], images: list[dict[str, Tensor]]

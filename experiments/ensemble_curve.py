@@ -1,0 +1,175 @@
+"""Accuracy against the number of examples, for examples, instruction and their ensemble (Luo et al. 2025, figure 6)."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from experiments import common
+
+if TYPE_CHECKING:
+    from interp.protocol.settings import Settings
+
+MODULE = "experiments.ensemble_curve"
+TASKS = ("country-capital", "animal-young", "food-color")
+QUICK: dict[str, Any] = {"seeds": (0, 1, 2), "selection_items": 3, "test_items": 6}
+FULL: dict[str, Any] = {"seeds": (0, 1, 2), "selection_items": None, "test_items": None}
+
+
+def _arg(metavar: str, default: str) -> Any:
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Accuracy against the number of examples, for examples, instruction and their ensemble.
+
+    Vectors over n examples are means over n / shots contexts; the ensemble is the mean of that vector and the
+    instruction's. Beside them: prompts with the same n examples, without and with the instruction, random vectors and
+    other tasks' vectors. The layer of each is chosen once, at n = shots, on items that are not scored. Bands are
+    bootstraps over items and seeds.
+
+    Without options: the bundled VLM, three tasks of 6 test items, three seeds, every second layer.
+
+    Example: python -m experiments.ensemble_curve --tasks country-capital animal-young --query text
+    """
+
+    model: str = "bundled"
+    """The model: bundled (the VLM), bundled-llm, a hub id, or a folder."""
+    tasks: Annotated[tuple[str, ...], _arg("TASK ...", "one of each family; with --full the six")] = ()
+    """Task names, or folders with items.csv and instruction.txt."""
+    query: Annotated[tuple[str, ...], _arg("{image,text} ...", "image, or text without images")] = ()
+    """Modality of the query."""
+    examples: tuple[int, ...] = (0, 1, 2, 5, 10, 15, 20, 25, 30)
+    """Numbers of examples: below --shots, or multiples of it. 0 is the instruction alone, or nothing."""
+    shots: int = 5
+    """Examples of one context."""
+    seeds: Annotated[tuple[int, ...] | None, _arg("INT ...", "0 1 2")] = None
+    """Seeds of the contexts and of the random vectors."""
+    layers: Annotated[
+        tuple[int, ...] | Literal["all"] | None, _arg("{all,INT ...}", "every other; with --full all")
+    ] = None
+    """Layers tried on the selection split, counted from 0."""
+    template: str = r"Q: {x}\nA: {y}\n\n"
+    r"""How an example is written, as in experiments.cross_modal_patch."""
+    selection_items: Annotated[int | None, _arg("INT", "3; with --full all")] = None
+    """Most items of a task that choose the layer."""
+    test_items: Annotated[int | None, _arg("INT", "6; with --full all")] = None
+    """Most items of a task that are scored."""
+    full: bool = False
+    """All tasks and items."""
+    on_error: Annotated[str, tyro.conf.arg(metavar="{stop,continue}")] = "stop"
+    """At an image that cannot be decoded: stop, or continue without the item."""
+    out: Annotated[Path | None, _arg("FOLDER", "runs/ensemble_curve/<name>")] = None
+    """Folder of the run. The same command continues a killed run."""
+    loading: common.Loading = field(default_factory=common.LoadOptions)
+
+    def settings(self, *, takes_images: bool) -> "Settings":
+        """The protocol's settings."""
+        from interp.protocol.settings import Settings
+
+        preset = FULL if self.full else QUICK
+        tasks = self.tasks or (() if self.full else TASKS)
+        return Settings(
+            model=self.model,
+            source_models=(self.model,),
+            tasks=tasks,
+            wrong_tasks=tasks if len(tasks) > 1 else (),
+            sources=("text", "instruction"),
+            queries=self.query or (("image",) if takes_images else ("text",)),
+            shots=self.shots,
+            contexts=1,
+            layers=self.layers if isinstance(self.layers, tuple) else (),
+            layer_step=2 if self.layers is None and not self.full else 1,
+            template=self.template,
+            on_error=self.on_error,
+            loading=self.loading,
+            **{name: preset[name] if getattr(self, name) is None else getattr(self, name) for name in preset},
+        )
+
+
+def main(arguments: Arguments) -> None:
+    """Loads the model, does what is not yet done, and writes tables, figures and the report."""
+    from rich.console import Console
+
+    from figures import cross_modal
+    from figures import ensembles as figures
+    from interp.protocol import ensembles
+    from interp.protocol.plan import make_plan
+    from interp.protocol.tables import layer_table
+    from interp.runs import Run
+
+    console = Console(soft_wrap=True)
+    ensembles.check_examples(arguments.examples, arguments.shots)
+    console.print(f"Loading {arguments.model} ...")
+    model = common.model_loader(arguments.loading, main=arguments.model)(arguments.model)
+    plan = make_plan(arguments.settings(takes_images=model.takes_images), model)
+    settings = plan.settings
+    for line in plan.skipped:
+        console.print(f"Skipped: {line}", markup=False)
+    folder = arguments.out or common.run_folder(arguments, "ensemble_curve")
+    config = plan.config() | {"examples": list(arguments.examples)}
+    with (
+        common.remarks_on(console),
+        Run.open(folder, config, seeds=settings.seeds, models={model.name: model.fingerprint}) as run,
+    ):
+        work = ensembles.EnsembleWork(plan, model, run, arguments.examples)
+        units, items = work.units(), sum(len(task.test) for task in plan.tasks.values())
+        lead = [
+            f"Model {settings.model}; tasks {', '.join(plan.tasks)}; {' and '.join(settings.queries)} queries; "
+            f"{items} test items under {len(settings.seeds)} seeds; {len(settings.layers)} layers tried on at most "
+            f"{settings.selection_items or 'all'} selection items a task.",
+            f"Examples: {' '.join(map(str, work.examples))}, in contexts of {work.size} for vectors and in one context "
+            "for prompts.",
+        ]
+        for line in lead:
+            console.print(line, markup=False)
+        common.perform_units(run, units, work.perform, console)
+        answers, curves = work.answers(), work.layer_curves()
+        layers, rates = layer_table(curves), ensembles.curve_rates(answers)
+        comparisons = ensembles.curve_comparisons(answers)
+        run.write_jsonl("predictions.jsonl", common.plain_rows(answers))
+        shown = rates[rates["task"] == "all"].drop(columns=["task"])
+        chosen = ", ".join(
+            f"{layer} for {source} ({query} queries)" for (source, query), layer in work.chosen_layers().items()
+        )
+        drawn = {}
+        for query in settings.queries:
+            where = rates[rates["query"] == query]
+            drawn[f"curve_{query}"] = (
+                figures.examples_curve(where),
+                f"Exact match on {query} queries against the number of examples, mean over tasks, with 95 % bootstrap "
+                "bands over items and seeds; thin lines are controls.",
+            )
+            drawn[f"curve_{query}_tasks"] = (figures.examples_curve_by_task(where), "The patched curves per task.")
+        drawn["layers"] = (
+            cross_modal.accuracy_per_layer(curves, layers),
+            f"Exact match at each layer on selection items, at {work.size} examples; dashed: the chosen layer.",
+        )
+        path = common.write_results(
+            run,
+            title=f"Examples, instruction and their ensemble in {settings.model}",
+            lead=["How many examples does a task vector need, and does an instruction save some?", *lead],
+            tables={
+                "rates": rates,
+                "rates_overall": shown,
+                "comparisons": comparisons,
+                "comparisons_overall": comparisons[comparisons["task"] == "all"].drop(columns=["task"]),
+                "layers": layers,
+                "layer_curves": curves,
+            },
+            figures=drawn,
+            notes={
+                "rates_overall": "Means over tasks; low to high: 95 % interval over items and seeds; seed_sd: standard "
+                f"deviation over seeds. Patched layers: {chosen}.",
+                "comparisons_overall": "Paired differences; p flips the signs of items, p_holm is Holm's over all rows "
+                "of a query modality; seeds_above counts the seeds under which a is above b.",
+            },
+        )
+    console.print(f"Patched layers: {chosen}.", markup=False)
+    print(path)
+
+
+if __name__ == "__main__":
+    raise SystemExit(common.run(Arguments, main, module=MODULE))

@@ -1,0 +1,108 @@
+"""Compare task vectors of an LLM and its VLM, by text, image and instruction: cosine matrices, baselines, CKA."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from experiments import common
+
+MODULE = "experiments.similarity"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Compare task vectors across models and ways to specify a task, layer by layer.
+
+    The base LLM reads each task from text examples and from an instruction, the VLM from text examples, image examples
+    and an instruction. For every pair of these: cosines of the tasks' mean vectors, raw and centred, matched beside
+    wrong tasks and random directions, with intervals over contexts; and the centred kernel alignment (CKA) of single
+    contexts, debiased, beside permuted contexts. experiments.compare_pair compares weights and tokenizers.
+
+    Example: python -m experiments.similarity --tasks country-capital country-currency food-color
+    """
+
+    model: str = "bundled"
+    """The model: bundled (the VLM), bundled-llm, a hub id, or a folder."""
+    llm: Annotated[
+        str, tyro.conf.arg(metavar="MODEL", help_behavior_hint="(default: the base LLM of bundled, otherwise none)")
+    ] = ""
+    """The language model that it was fine-tuned from."""
+    layer_map: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...", help_behavior_hint="(default: none)")] = ()
+    """The LLM's layer for each layer of the model, when the depths differ."""
+    tasks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TASK ...", help_behavior_hint="(default: the six)")] = ()
+    """Task names, or folders with items.csv and instruction.txt; at least two."""
+    shots: int = 5
+    """Demonstrations of a context."""
+    blocks: int = 7
+    """Most scored blocks of items a family; a block is `shots` + 1 items of the test split, shared with no other."""
+    choice_blocks: int = 4
+    """Most blocks of the selection split that choose the layer."""
+    orders: int = 2
+    """Contexts read from a block, each with another dummy query."""
+    permutations: int = 199
+    """Permutations behind every null of CKA."""
+    resamples: int = 500
+    """Resamples of the bootstrap over blocks."""
+    seed: int = 0
+    """Seed of the blocks, resamples, permutations and random directions."""
+    template: str = r"Q: {x}\nA: {y}\n\n"
+    r"""How an example is written, as in experiments.cross_modal_patch."""
+    out: Annotated[
+        Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(default: runs/similarity/<model>)")
+    ] = None
+    """Folder of the run. The same command continues a killed run."""
+    loading: common.Loading = field(default_factory=common.LoadOptions)
+
+
+def main(arguments: Arguments) -> None:
+    """Loads the models, does what is not yet done, and writes tables, figures and the report."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from figures import similarity as figures
+    from interp.models.loading import BUNDLED
+    from interp.models.pairs import base_of
+    from interp.protocol.bank import slug
+    from interp.runs import Run
+    from interp.tasks import load_task, task_names
+    from probes.similarities import NOTES, SimilarityPlan, SimilaritySettings, SimilarityWork
+
+    console = Console(soft_wrap=True)
+    given = vars(arguments).copy()
+    out = given.pop("out")
+    tasks = [load_task(name) for name in arguments.tasks or task_names()]
+    # Two large models are held at once only when both are asked for.
+    llm = arguments.llm or (base_of(arguments.model) if arguments.model in BUNDLED else None) or ""
+    settings = SimilaritySettings(**given | {"llm": llm, "tasks": tuple(task.name for task in tasks)})
+    names = [settings.model, *filter(None, [settings.llm])]
+    console.print(f"Loading {' and '.join(names)} ...")
+    models = common.model_loader(settings.loading, main=settings.model)
+    plan = SimilarityPlan(settings, tasks, models)
+    folder = out or Path("runs") / "similarity" / slug(settings.model)
+    fingerprints = {name: models(name).fingerprint for name in names}
+    with (
+        common.remarks_on(console),
+        Run.open(folder, plan.config(), seeds=(settings.seed,), models=fingerprints) as run,
+    ):
+        work = SimilarityWork(plan, run, models)
+        for key in track(work.units(), description="states, cosines, CKA", console=console, transient=True):
+            work.perform(key)
+        tables = work.tables()
+        lead = work.describe(tables)
+        report = common.write_results(
+            run,
+            title=f"How alike task vectors of {settings.model} are",
+            lead=lead,
+            tables=tables,
+            figures=figures.all_figures(tables, layer=work.layer),
+            notes=NOTES,
+        )
+    for line in lead[1:]:
+        console.print(line, markup=False)
+    print(report)
+
+
+if __name__ == "__main__":
+    raise SystemExit(common.run(Arguments, main, module=MODULE))
