@@ -6,6 +6,8 @@
 - Links may be written as they work in the repository, such as ../interp/cost.py; they are turned to the page that is
   made of the file. A link to a file that does not exist is a warning, which fails the build.
 - `<!-- experiments -->` becomes the list of experiments; commands of docs/paper.md link to the page of theirs.
+- What an experiment's page has between `<!-- result -->` and `<!-- /result -->` is shown where results/<name>/ is kept,
+  with its README.md (or summary.md) below; where it is not, the command that makes it is.
 """
 
 import base64
@@ -14,7 +16,7 @@ import json
 import logging
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ DOCUMENTED = ("interp", "probes", "figures")
 LINK = re.compile(r"(!?)\[([^\[\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 FENCED = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"`(python -m experiments\.(\w+)[^`\n]*)`")
+RESULT = re.compile(r"<!-- result -->\n(.*?)<!-- /result -->\n", re.DOTALL)
 
 logger = logging.getLogger("mkdocs.hooks")
 
@@ -56,6 +59,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Fills in the list of experiments and turns links to files of the repository."""
     uri = page.file.src_uri
+    if uri.startswith("experiments/"):
+        markdown = RESULT.sub(lambda found: result(found[1], Path(uri).stem, markdown, files), markdown)
     if uri == "experiments/index.md":
         markdown = markdown.replace("<!-- experiments -->", experiment_table())
     if uri == "paper.md":
@@ -63,8 +68,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         markdown = COMMAND.sub(
             lambda found: f"[`{found[1]}`](experiments/{found[2]}.md)" if found[2] in known else found[0], markdown
         )
+    return outside_code(markdown, lambda text: LINK.sub(lambda found: turned(found, uri, files), text))
+
+
+def outside_code(markdown: str, change: Callable[[str], str]) -> str:
+    """Markdown with everything but its code blocks changed."""
     parts = FENCED.split(markdown)
-    parts[::2] = [LINK.sub(lambda found: turned(found, uri, files), part) for part in parts[::2]]
+    parts[::2] = [change(part) for part in parts[::2]]
     return "".join(parts)
 
 
@@ -76,6 +86,8 @@ def turned(link: re.Match[str], uri: str, files: Files) -> str:
     here = posixpath.dirname(origin(uri))
     place = posixpath.normpath(posixpath.join(here, target))
     found = site_uri(place)
+    if (ROOT / place).is_dir():
+        found = posixpath.join(found, "README.md")
     if files.get_file_from_path(found) is not None:
         return f"{sign}[{text}]({posixpath.relpath(found, posixpath.dirname(uri) or '.')}{anchor})"
     if not (ROOT / place).exists():
@@ -120,6 +132,40 @@ def experiment_table() -> str:
     spec.loader.exec_module(listing)
     rows = [f"| [{name}]({name}.md) | {line.replace('|', '&#124;')} |" for name, line in listing.experiments().items()]
     return "\n".join(["| experiment | what it does |", "|---|---|", *rows])
+
+
+def result(block: str, name: str, page: str, files: Files) -> str:
+    """The kept result of an experiment, or how to make it."""
+    folder = RESULTS / name
+    if not any(path.is_file() for path in folder.rglob("*")):
+        command = page.split("```")[1].strip().splitlines()[0]
+        return (
+            '!!! note "No reference result is kept yet"\n'
+            f"    Make it with `{command}`: the figures and tables described below are in the report whose path it "
+            "prints last.\n"
+        )
+    for summary in (folder / "README.md", folder / "summary.md"):
+        if summary.exists():
+            return f"{block}\n{quoted(summary)}\n"
+    return block
+
+
+def quoted(path: Path) -> str:
+    """A result's text as a part of an experiment's page: without its title, headings a level down, links from there."""
+
+    def change(text: str) -> str:
+        text = re.sub(r"\A# .*\n", "", text)
+        text = re.sub(r"^(#+ )", r"#\1", text, flags=re.MULTILINE)
+        folder = posixpath.join("..", "..", path.parent.relative_to(ROOT).as_posix())
+        return LINK.sub(lambda found: moved(found, folder), text)
+
+    return outside_code(path.read_text(encoding="utf-8"), change).strip()
+
+
+def moved(link: re.Match[str], folder: str) -> str:
+    """A relative link as it is written in another folder."""
+    target = link[3] if re.match(r"[a-z]+:", link[3]) else posixpath.join(folder, link[3])
+    return f"{link[1]}[{link[2]}]({target}{link[4] or ''})"
 
 
 # Notebooks
