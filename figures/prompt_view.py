@@ -1,16 +1,26 @@
 """One prompt from the inside, to click through: tokens with their roles, a map of layers by tokens, a table per token.
 
 The view is a piece of HTML with its own script and style and no address in it, so that it stands in a report, in a
-notebook (`framed`) or alone (`figures.page.page`). Pure: takes the tables of `interp.protocol.inside.Inside`.
+notebook (`framed`) or alone (`figures.page.page`). Tokens and map are one tab stop each, and arrow keys go through
+them; where no script runs, and on paper, the prompt and the table of its last delimiter are there. Pure: takes the
+tables of `interp.protocol.inside.Inside`.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 import pandas as pd
 
 from figures.page import data_uri
+
+FIT = """
+try {
+  const fit = () => { frameElement.style.height = document.documentElement.scrollHeight + 4 + "px"; };
+  new ResizeObserver(fit).observe(document.body);
+} catch (error) { /* a frame that may not see its page keeps its height */ }
+"""
 
 ROLES = {
     "bos": "beginning of sequence",
@@ -30,6 +40,7 @@ STYLE = """
 .prompt-view .instruction { background: #d9efe6; } .prompt-view .input { background: #dcebf5; }
 .prompt-view .output { background: #fbe5d3; } .prompt-view .delimiter { border-color: #444; font-weight: 700; }
 .prompt-view .chosen { outline: 2px solid #b00052; }
+.prompt-view :focus-visible { outline: 3px solid #0b57d0; outline-offset: 1px; }
 .prompt-view .patches { display: inline-grid; grid-auto-flow: row; gap: 1px; vertical-align: middle; margin: 2px; }
 .prompt-view .patches button { width: 15px; height: 15px; margin: 0; padding: 0; border-radius: 0; background: none;
   border-color: rgba(255, 255, 255, .55); }
@@ -38,13 +49,19 @@ STYLE = """
 .prompt-view .key .delimiter { border-color: #444; }
 .prompt-view .scroll { overflow-x: auto; } .prompt-view canvas { cursor: crosshair; display: block; }
 .prompt-view .note { color: #555; font-size: 12.5px; max-width: 60rem; margin: .3rem 0; }
-.prompt-view .said { min-height: 1.5em; font-variant-numeric: tabular-nums; }
 .prompt-view .scale { display: inline-block; width: 120px; height: 10px; margin: 0 .4rem; border: 1px solid #ccc; }
 .prompt-view table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px; }
+.prompt-view caption { text-align: left; font-weight: 700; padding: .4rem 0; }
+.prompt-view .said, .prompt-view .hovered { min-height: 1.5em; font-variant-numeric: tabular-nums; }
 .prompt-view th, .prompt-view td { padding: 1px 8px; border-bottom: 1px solid #eee; text-align: left;
   white-space: nowrap; }
 .prompt-view td.number { text-align: right; } .prompt-view td code { background: none; font-size: 12.5px; }
-.prompt-view td small { color: #666; } .prompt-view tr.marked td { background: #fbeef4; }
+.prompt-view td small { color: #595959; } .prompt-view tr.marked td { background: #fbeef4; }
+@media print {
+  .prompt-view { -webkit-print-color-adjust: exact; print-color-adjust: exact; }
+  .prompt-view .scroll { overflow: visible; } .prompt-view canvas { max-width: 100%; height: auto !important; }
+  .prompt-view .for-screen { display: none; } .prompt-view tr { break-inside: avoid; }
+}
 """
 
 SCRIPT = r"""
@@ -66,7 +83,11 @@ SCRIPT = r"""
     title: "patch effect: gain in log p(" + shown(data.answer) + "), nats", low: null,
     text: v => (v < 0 ? "\u2212" : "+") + Math.abs(v).toFixed(2)};
   const values = {...data.cells, certainty: data.lens.map(row => row[0][1])};
-  let chosen = data.start, marked = null, measure = data.cells.gain ? "gain" : "lens_answer";
+  let chosen = data.start, measure = data.cells.gain ? "gain" : "lens_answer", marked = strongest(chosen);
+  function strongest(at) {
+    const column = values[measure].slice(at * layers, (at + 1) * layers);
+    return column.indexOf(Math.max(...column));
+  }
 
   function element(tag, text, className) {
     const made = document.createElement(tag);
@@ -77,10 +98,14 @@ SCRIPT = r"""
   // The prompt, token by token.
   const buttons = [], strip = find(".tokens");
   let grid = null, drawn = null;
+  strip.replaceChildren();
   data.tokens.forEach((token, at) => {
     const button = element("button", token.image === null ? shown(token.text) : "", token.role);
     if (token.delimiter) button.classList.add("delimiter");
+    button.type = "button";
     button.title = "token " + at + ": " + what(at);
+    button.setAttribute("aria-label", "token " + at + ", " + name(at) + ", " + what(at));
+    button.tabIndex = -1;
     button.onclick = () => choose(at);
     buttons.push(button);
     if (token.image === null) {
@@ -94,6 +119,8 @@ SCRIPT = r"""
       const count = data.tokens.filter(other => other.image === token.image).length;
       const side = Math.ceil(Math.sqrt(count));
       const picture = element("span", undefined, "picture");
+      picture.setAttribute("role", "group");
+      picture.setAttribute("aria-label", "image " + (token.image + 1) + ", " + count + " tokens");
       if (data.pictures[token.image]) picture.style.backgroundImage = "url(" + data.pictures[token.image] + ")";
       grid = element("span", undefined, "patches");
       grid.style.gridTemplateColumns = "repeat(" + side + ", 15px)";
@@ -129,20 +156,21 @@ SCRIPT = r"""
         pen.fillRect(left + at * cell, top(layer), cell - 1, cell - 1);
       }
       pen.fillStyle = "#444";
-      if (layer % 5 === 0 || layer === layers - 1) pen.fillText(String(layer).padStart(3), 8, top(layer) + 10);
+      const labelled = layer === layers - 1 || (layer % 5 === 0 && layer < layers - 2);
+      if (labelled) pen.fillText(String(layer).padStart(3), 8, top(layer) + 10);
     }
     for (let at = 0; at < n; at++) {
       pen.save();
       pen.translate(left + at * cell + 9, layers * cell + 4);
       pen.rotate(Math.PI / 2);
       pen.textBaseline = "middle";
-      pen.fillStyle = at === chosen ? "#b00052" : data.tokens[at].delimiter ? "#000" : "#777";
+      pen.fillStyle = at === chosen ? "#b00052" : data.tokens[at].delimiter ? "#000" : "#666";
       pen.fillText(name(at).slice(0, 11), 0, 3);
       pen.restore();
     }
     pen.strokeStyle = "#b00052";
     pen.strokeRect(left + chosen * cell - .5, -.5, cell, layers * cell);
-    if (marked !== null) pen.strokeRect(left - .5, top(marked) - .5, n * cell, cell);
+    pen.strokeRect(left - .5, top(marked) - .5, n * cell, cell);
     const stops = [0, .25, .5, .75, 1].map(part => colour(range[0] + part * (range[1] - range[0]), range[1]));
     find(".scale").style.background = "linear-gradient(to right, " + stops.join(", ") + ")";
     find(".low").textContent = measures[measure].text(range[0]);
@@ -163,7 +191,8 @@ SCRIPT = r"""
     }
     return said.join("   \u2502   ");
   }
-  canvas.onmousemove = event => { const at = place(event); if (at) find(".said").textContent = describe(...at); };
+  canvas.onmousemove = event => { const at = place(event); if (at) find(".hovered").textContent = describe(...at); };
+  canvas.onmouseleave = () => { find(".hovered").textContent = ""; };
   canvas.onclick = event => { const at = place(event); if (at) { marked = at[1]; choose(at[0]); } };
   // The table of one token.
   function fill() {
@@ -190,16 +219,35 @@ SCRIPT = r"""
     find(".which").textContent = "Token " + chosen + " of " + n + ": " + name(chosen) + " (" + what(chosen) + ")";
   }
   function choose(at) {
-    buttons[chosen].classList.remove("chosen");
+    const old = buttons[chosen];
     chosen = Math.max(0, Math.min(n - 1, at));
+    old.classList.remove("chosen");
+    old.tabIndex = -1;
+    old.removeAttribute("aria-current");
     buttons[chosen].classList.add("chosen");
+    buttons[chosen].tabIndex = 0;
+    buttons[chosen].setAttribute("aria-current", "true");
     draw(); fill();
+    const said = describe(chosen, marked);
+    find(".said").textContent = said;
+    canvas.setAttribute("aria-label", "map of layers by tokens; chosen: " + said);
   }
-  view.tabIndex = 0;
-  view.onkeydown = event => {
-    const step = {ArrowLeft: -1, ArrowRight: 1}[event.key];
-    if (step) { event.preventDefault(); choose(chosen + step); }
+  function key(event, change) {
+    event.preventDefault();
+    const inStrip = strip.contains(document.activeElement);
+    change();
+    if (inStrip) buttons[chosen].focus();
+  }
+  // Left and right go through the tokens, up and down through the layers, Home and End to the ends of the prompt.
+  const keys = {
+    ArrowLeft: () => choose(chosen - 1), ArrowRight: () => choose(chosen + 1),
+    ArrowUp: () => { marked = Math.min(layers - 1, marked + 1); choose(chosen); },
+    ArrowDown: () => { marked = Math.max(0, marked - 1); choose(chosen); },
+    Home: () => choose(0), End: () => choose(n - 1),
   };
+  [strip, canvas].forEach(part => part.addEventListener("keydown", event => {
+    if (keys[event.key] && !event.ctrlKey && !event.metaKey && !event.altKey) key(event, keys[event.key]);
+  }));
   const menu = find("select");
   Object.entries(measures).forEach(([key, {title}]) => {
     const option = element("option", title);
@@ -244,7 +292,7 @@ def prompt_view(
     patched = "gain" in effects.columns
     numbers = ["lens_answer", *(["gain"] if patched else [])]
     start = tokens.loc[tokens["delimiter"], "position"]
-    data = {
+    data: dict[str, Any] = {
         "answer": answer,
         "layers": int(lens["layer"].max()) + 1,
         "roles": ROLES,
@@ -269,6 +317,7 @@ def prompt_view(
         "pictures": [data_uri(picture) for picture in pictures],
         "words": list(words),
     }
+    start_at = int(data["start"])
     head = ["layer", *(f"lens {rank + 1}" for rank in range(int(lens["rank"].max()) + 1))]
     head += ["patch effect", "says", *(["random vector"] if controls is not None else [])] if patched else []
     key = "".join(f"<span class='{role}'>{ROLES[role]}</span>" for role in dict.fromkeys(tokens["role"]))
@@ -276,24 +325,65 @@ def prompt_view(
     return f"""<div class="prompt-view">
 <style>{STYLE}</style>
 <p class="key">{key}<span class="delimiter">delimiter</span></p>
-<div class="tokens"></div>
+<div class="tokens" role="group" aria-label="tokens of the prompt"><code>{escape(_whole(data["tokens"]))}</code></div>
+<p class="note for-screen">Click a token, or a cell of the map. Arrow keys: left and right go through the tokens, up and
+down through the layers, Home and End to the ends.</p>
 <p><select aria-label="what the map shows"></select>
 <span class="low"></span><span class="scale"></span><span class="high"></span></p>
-<div class="scroll"><canvas></canvas></div>
-<p class="note said">Rest the pointer on a cell, or click a token; the arrow keys go through them.</p>
-<p><b class="which"></b></p>
-<div class="scroll"><table><thead><tr>{"".join(f"<th>{escape(name)}</th>" for name in head)}</tr></thead>
-<tbody></tbody></table></div>
-<noscript>This view needs JavaScript.</noscript>
+<div class="scroll"><canvas tabindex="0" role="img" aria-label="map of layers by tokens"></canvas></div>
+<p class="note said" aria-live="polite"></p>
+<p class="note hovered for-screen" aria-hidden="true"></p>
+<div class="scroll"><table><caption class="which">{escape(_which(data, start_at))}</caption>
+<thead><tr>{"".join(f"<th scope='col'>{escape(name)}</th>" for name in head)}</tr></thead>
+<tbody>{_rows(data, start_at)}</tbody></table></div>
+<noscript><p class="note">The map, and the tables of the other tokens, need JavaScript.</p></noscript>
 <script type="application/json">{stored}</script>
 <script>{SCRIPT}</script>
 </div>
 """
 
 
+def _whole(tokens: Sequence[Mapping[str, Any]]) -> str:
+    """The prompt as text, an image as one word."""
+    parts, image = [], None
+    for token in tokens:
+        if token["image"] is None:
+            parts.append(token["text"].replace("\n", "⏎"))
+        elif token["image"] != image:
+            parts.append(f"[image {token['image'] + 1}]")
+        image = token["image"]
+    return "".join(parts)
+
+
+def _which(data: Mapping[str, Any], at: int) -> str:
+    text = data["tokens"][at]["text"].replace("\n", "⏎")
+    return f"Token {at} of {len(data['tokens'])}: {text}"
+
+
+def _rows(data: Mapping[str, Any], at: int) -> str:
+    """The table of one token, last layer first: what the script writes for any."""
+    rows, words = [], data["words"]
+    for layer in reversed(range(data["layers"])):
+        index = at * data["layers"] + layer
+        cells = [f"<code>{escape(words[word])}</code> <small>{p:.2f}</small>" for word, p in data["lens"][index]]
+        if data["says"] is not None:
+            cells += [f"{data['cells']['gain'][index]:+.2f}", f"<code>{escape(words[data['says'][index]])}</code>"]
+            cells += [] if data["controls"] is None else [f"{data['controls'][layer]:+.2f}"]
+        rows.append(f"<tr><td>{layer}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+    return "".join(rows)
+
+
 def framed(html: str, *, height: int = 900) -> str:
-    """A piece of HTML in a frame of its own, for a notebook: neither side's style or script reaches the other."""
-    document = f'<!doctype html><meta charset="utf-8"><body style="margin: 0">{html}</body>'
+    """A piece of HTML in a frame of its own, for a notebook: neither side's style or script reaches the other.
+
+    Args:
+        html: what stands in the frame.
+        height: pixels, until the frame has fitted itself to what it holds, or for good where it may not.
+    """
+    document = (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>one prompt from the inside</title>'
+        f'<body style="margin: 0">{html}<script>{FIT}</script></body></html>'
+    )
     style = f"width: 100%; height: {height}px; border: 1px solid #ddd"
     return (
         f'<div><iframe title="one prompt from the inside" style="{style}" srcdoc="{escape(document)}"></iframe></div>'

@@ -78,6 +78,7 @@ def test_data_comes_through_by_token_and_layer(tables: dict[str, pd.DataFrame]) 
 def test_text_of_the_prompt_cannot_leave_the_data(tables: dict[str, pd.DataFrame]) -> None:
     view = prompt_view(**tables, answer=HOSTILE)
     assert HOSTILE not in view
+    assert HOSTILE not in prompt_view(**tables, answer="Oslo")
     assert view.count("<script") == 2
     assert view.count("</script>") == 2
     assert "innerHTML" not in view
@@ -103,6 +104,36 @@ def test_frame_holds_the_view_as_it_is(tables: dict[str, pd.DataFrame]) -> None:
     (inside,) = re.findall(r'srcdoc="([^"]*)"', frame)
     assert view in unescape(inside)
     assert "height: 300px" in frame
+
+
+def test_without_a_script_the_prompt_and_its_last_delimiter_are_there(tables: dict[str, pd.DataFrame]) -> None:
+    bare = re.sub(r"<script.*?</script>", "", prompt_view(**tables, answer="Oslo"), flags=re.DOTALL)
+    (head,) = re.findall(r"<thead>(.*?)</thead>", bare, re.DOTALL)
+    assert re.findall(r"<th[^>]*>(.*?)</th>", head) == [
+        "layer",
+        "lens 1",
+        "lens 2",
+        "patch effect",
+        "says",
+        "random vector",
+    ]
+    rows = [re.findall(r"<td>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", bare.partition("<tbody>")[2])]
+    plain = [[re.sub(r"<[^>]*>", "", cell) for cell in row] for row in rows]
+    assert [row[:4] + row[5:] for row in plain] == [
+        ["1", "t210 0.50", "t211 0.25", "+1.00", "+4.00"],
+        ["0", "t200 0.50", "t201 0.25", "+2.00", "+3.00"],
+    ]
+    text = unescape(re.sub(r"<[^>]*>", "", bare))
+    assert f"{HOSTILE}[image 1]:" in text
+
+
+def test_every_key_that_the_view_promises_is_handled(tables: dict[str, pd.DataFrame]) -> None:
+    view = prompt_view(**tables, answer="Oslo")
+    for key in ("ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Home", "End"):
+        assert f"{key}: () =>" in view
+    assert '<canvas tabindex="0"' in view
+    assert 'aria-live="polite"' in view
+    assert "@media print" in view
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
