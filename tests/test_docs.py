@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,12 @@ def test_listing_prints_every_experiment() -> None:
     for name, line in experiments().items():
         assert f"python -m experiments.{name} " in said
         assert line in said
+
+
+@pytest.mark.parametrize("name", ["jupytext", "nbclient", "ipykernel", "mkdocs", "material", "mkdocstrings"])
+def test_what_documentation_and_notebooks_need_is_installed(name: str) -> None:
+    """Tests of notebooks are skipped without these; the suite must not pass that way."""
+    assert find_spec(name), "pip install -c constraints.txt -e '.[dev]'"
 
 
 @pytest.fixture(scope="module")

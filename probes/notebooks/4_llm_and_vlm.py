@@ -151,3 +151,5 @@ print(f"only the LLM's vector is right on {paired.only_a} flags, only the VLM's 
 # python -m experiments.compare_pair --target bundled
 # python -m experiments.cross_modal_patch --source-model bundled bundled-llm
 # ```
+#
+# Next: [probe and cluster](5_probe_and_cluster.ipynb).

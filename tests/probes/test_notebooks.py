@@ -1,4 +1,7 @@
-"""The notebooks: each script runs from top to bottom on the bundled pair, and the notebook beside it is in step."""
+"""The notebooks: each script runs from top to bottom on the bundled pair, and the notebook beside it is in step.
+
+They are run as they are, not in a shortened form; `pytest -m "not slow"` leaves that out.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,12 @@ jupytext = pytest.importorskip("jupytext")
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("nbclient")
 
+from nbclient.exceptions import CellExecutionError  # noqa: E402
+
 from probes.notebooks.__main__ import ROOT, execute, scripts  # noqa: E402
 
 MEGABYTES = 2
+NOTEBOOKS = 5
 
 
 def cells(notebook: Any) -> list[tuple[str, str]]:
@@ -36,7 +42,7 @@ def complaints(notebook: Any) -> list[str]:
 
 def test_there_are_notebooks_and_each_is_listed_on_their_page() -> None:
     page = (ROOT / "docs" / "notebooks" / "index.md").read_text(encoding="utf-8")
-    assert len(scripts()) >= 4
+    assert len(scripts()) == NOTEBOOKS
     for script in scripts():
         assert f"../../probes/notebooks/{script.stem}.ipynb" in page
 
@@ -66,9 +72,25 @@ def test_stored_notebook_shows_pictures_and_nothing_of_the_machine(script: Path)
     assert path.stat().st_size < MEGABYTES * 2**20
 
 
+def test_notebook_that_raises_is_an_error(tmp_path: Path) -> None:
+    script = tmp_path / "broken.py"
+    script.write_text("# %%\nprint('before')\n\n# %%\nraise ValueError('in a cell')\n", encoding="utf-8")
+    with pytest.raises(CellExecutionError, match="in a cell"):
+        execute(script)
+
+
+@pytest.mark.parametrize("script", scripts(), ids=lambda path: path.stem)
+def test_links_of_a_notebook_resolve(script: Path) -> None:
+    text = re.sub(r"\n# ?", " ", script.read_text(encoding="utf-8"))
+    for target in re.findall(r"\]\(([^)\s#]+)", text):
+        assert (script.parent / target).exists(), f"{script.name} links to {target}, which does not exist"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("script", scripts(), ids=lambda path: path.stem)
 def test_notebook_runs_on_the_bundled_pair(script: Path) -> None:
     done = execute(script)
-    assert pictures(done) == pictures(nbformat.read(script.with_suffix(".ipynb"), as_version=4))
+    stored = nbformat.read(script.with_suffix(".ipynb"), as_version=4)
+    assert cells(done) == cells(stored)
+    assert pictures(done) == pictures(stored)
     assert not complaints(done)
