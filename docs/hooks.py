@@ -60,7 +60,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Fills in the list of experiments and turns links to files of the repository."""
     uri = page.file.src_uri
     if uri.startswith("experiments/"):
-        markdown = RESULT.sub(lambda found: result(found[1], Path(uri).stem, markdown, files), markdown)
+        markdown = RESULT.sub(lambda found: result(found[1], Path(uri).stem, markdown), markdown)
     if uri == "experiments/index.md":
         markdown = markdown.replace("<!-- experiments -->", experiment_table())
     if uri == "paper.md":
@@ -134,15 +134,14 @@ def experiment_table() -> str:
     return "\n".join(["| experiment | what it does |", "|---|---|", *rows])
 
 
-def result(block: str, name: str, page: str, files: Files) -> str:
-    """The kept result of an experiment, or how to make it."""
+def result(block: str, name: str, page: str) -> str:
+    """The kept result of an experiment, or how to make it: the first command of its page."""
     folder = RESULTS / name
     if not any(path.is_file() for path in folder.rglob("*")):
         command = page.split("```")[1].strip().splitlines()[0]
         return (
             '!!! note "No reference result is kept yet"\n'
-            f"    Make it with `{command}`: the figures and tables described below are in the report whose path it "
-            "prints last.\n"
+            f"    Make it with `{command}`; its last line says where the figures and tables described below are.\n"
         )
     for summary in (folder / "README.md", folder / "summary.md"):
         if summary.exists():
