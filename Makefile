@@ -4,15 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test lint docs bench notebooks clean
+.PHONY: help demo test lint docs site bench notebooks clean
 
 help:
 	@echo "make demo       cross-modal patching with the bundled pair of models: about 5 minutes on two cores"
 	@echo "make test       the test suite: about 6 minutes on two cores"
 	@echo "make lint       ruff and mypy"
-	@echo "make docs       write the tables of docs/ again, from the registry, the test battery and counted sweeps"
+	@echo "make docs       write the tables of docs/ again and build the site, build/site/index.html: about 4 minutes"
+	@echo "make site       build the site alone, offline"
 	@echo "make bench      speed beside nnsight, TransformerBridge, pyvene and plain forwards: about 45 minutes on two cores"
-	@echo "make notebooks  run every notebook in probes/notebooks"
+	@echo "make notebooks  run every notebook in probes/notebooks and write it again: about 5 minutes"
 	@echo "make clean      remove .venv and caches; results and run folders stay"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -33,20 +34,18 @@ lint: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m experiments.model_table
 	$(BIN)/python -m experiments.scaling
+	$(MAKE) --no-print-directory site
+
+site: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo build/site/index.html
 
 bench: $(STAMP)
 	$(BIN)/python -m experiments.bench
 
-# Notebooks are kept as jupytext scripts, without outputs; executed copies go to runs/notebooks.
+# Notebooks are kept as jupytext scripts; the .ipynb beside each holds what it printed and drew.
 notebooks: $(STAMP)
-	@mkdir -p runs/notebooks; set -e; found=; \
-	for script in $$(find probes/notebooks -name '*.py' 2>/dev/null | sort); do \
-		found=yes; copy=runs/notebooks/$$(basename $$script .py).ipynb; \
-		$(BIN)/jupytext --quiet --to ipynb --output $$copy $$script; \
-		$(BIN)/jupyter-execute --inplace $$copy; \
-		echo "$$copy"; \
-	done; \
-	test -n "$$found" || echo "probes/notebooks holds no notebooks yet."
+	$(BIN)/python -m probes.notebooks
 
 clean:
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -33,7 +33,10 @@ def cross_modal_report(
     Args:
         title: heading of the page.
         lead: paragraphs that say what was run on how much.
-        summary, paired, layers, predictions: the run's tables.
+        summary: the run's table of that name.
+        paired: likewise.
+        layers: likewise.
+        predictions: likewise.
         figures: name -> PNG bytes and caption; those called "layers..." go to the section on layers.
         pictures: (task, input of an item) -> its picture as PNG bytes; items without one are shown by name.
         details: heading -> text of the folded sections at the end.
