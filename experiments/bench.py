@@ -9,7 +9,7 @@ import tyro
 from experiments import common
 
 if TYPE_CHECKING:
-    from experiments.benchmark.work import BenchmarkWork
+    from experiments.benchmark.tables import BenchmarkTables
     from interp.runs import Run
 
 MODULE = "experiments.bench"
@@ -32,9 +32,9 @@ class Arguments:
     """Which work."""
     peers: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="(default: all)")] = ()
     """Who does it."""
-    repeats: int = 3
+    repeats: int = 5
     """Measurements of each peer, interleaved."""
-    seconds: float = 30.0
+    seconds: float = 50.0
     """Most seconds of a peer on a workload, all repeats together; the number of queries is cut to that for all (and
     where the least number takes longer, a slow peer is repeated less often)."""
     queries: int = 512
@@ -81,7 +81,9 @@ def main(arguments: Arguments) -> None:
     from transformers.utils import logging
 
     from experiments.benchmark.peers import PEERS
-    from experiments.benchmark.work import BenchmarkWork, Settings
+    from experiments.benchmark.settings import Settings
+    from experiments.benchmark.tables import BenchmarkTables
+    from experiments.benchmark.work import BenchmarkWork
     from experiments.benchmark.workloads import WORKLOADS
     from interp.models.base import load_model
     from interp.runs import Run
@@ -136,8 +138,9 @@ def main(arguments: Arguments) -> None:
             run.record_models({name: load(name, settings.dtype).fingerprint for name in settings.models.values()})
         finally:
             work.close()
-        console.print(f"Written: {', '.join(map(str, _write(work, run)))}")
-        print(work.summary())
+        tables = BenchmarkTables(settings, work.workloads, run)
+        console.print(f"Written: {', '.join(map(str, _write(tables, run)))}")
+        print(tables.summary())
 
 
 def _said(unit: dict) -> str:
@@ -146,16 +149,16 @@ def _said(unit: dict) -> str:
     return ", ".join(f"{name} {value}" for name, value in shown.items() if value not in (None, ""))
 
 
-def _write(work: "BenchmarkWork", run: "Run") -> list[Path]:
+def _write(tables: "BenchmarkTables", run: "Run") -> list[Path]:
     """Tables, summary and figures."""
     from figures import bench as figures
 
-    written = [run.write_csv("results.csv", work.results), run.write_csv("targets.csv", work.targets)]
-    if not work.memory_table.empty:
-        written.append(run.write_csv("memory.csv", work.memory_table))
-    written.append(run.write_text("summary.md", work.summary()))
-    written += run.write_figure("figures/seconds", figures.seconds(work.results))
-    return written + run.write_figure("figures/targets", figures.targets(work.targets))
+    written = [run.write_csv("results.csv", tables.results), run.write_csv("targets.csv", tables.targets)]
+    if not tables.memory_table.empty:
+        written.append(run.write_csv("memory.csv", tables.memory_table))
+    written.append(run.write_text("summary.md", tables.summary()))
+    written += run.write_figure("figures/seconds", figures.seconds(tables.results))
+    return written + run.write_figure("figures/targets", figures.targets(tables.targets))
 
 
 if __name__ == "__main__":

@@ -26,12 +26,18 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from interp.models.base import Model
+    from interp.protocol.settings import Settings
     from interp.runs import Run
 
 Loading: TypeAlias = Annotated[LoadOptions, tyro.conf.arg(name="")]
 """The type of a command line's field for how models are loaded: --device, --dtype, --quantize and so on."""
 
 Arguments = TypeVar("Arguments")
+
+
+def arg(metavar: str, default: str) -> Any:
+    """An option whose default depends on others: help shows in words what it is."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
 
 def run(
@@ -101,6 +107,29 @@ def remarks_on(console: "Console") -> Iterator[None]:
         logger.setLevel(level)
 
 
+def protocol_settings(arguments: Any, preset: Mapping[str, Any], *, layer_step: int, **given: Any) -> "Settings":
+    """The protocol's settings from a command line, with the defaults of a quick or a full run filled in.
+
+    Args:
+        arguments: a dataclass with fields model, shots, on_error, loading, layers, full, and those of the preset; what
+            it has of template, max_new_tokens and backend is taken as well.
+        preset: the values of options that were not given.
+        layer_step: which layers a quick run tries when none were given; a full one tries all.
+        given: everything else.
+    """
+    from interp.protocol.settings import Settings
+
+    taken = ("model", "shots", "on_error", "loading", "template", "max_new_tokens", "backend")
+    chosen = {name: getattr(arguments, name) for name in taken if hasattr(arguments, name)}
+    chosen |= {name: preset[name] if getattr(arguments, name) is None else getattr(arguments, name) for name in preset}
+    layers = arguments.layers
+    return Settings(
+        **chosen | given,
+        layers=layers if isinstance(layers, tuple) else (),
+        layer_step=layer_step if layers is None and not arguments.full else 1,
+    )
+
+
 def run_folder(arguments: Any, experiment: str) -> Path:
     """runs/<experiment>/<model>[-full][-<what the other options hash to>]; the same command, the same folder.
 
@@ -119,29 +148,77 @@ def run_folder(arguments: Any, experiment: str) -> Path:
     return Path("runs") / experiment / "-".join((name, *full, *([digest] if options else [])))
 
 
-def perform_units(run: "Run", units: "Sequence[Any]", perform: Callable[[Any], None], console: "Console") -> None:
-    """Does the units of a study that the run's journal does not hold yet, under a progress bar.
+def perform_units(
+    run: "Run",
+    units: "Sequence[Any]",
+    perform: Callable[[Any], object],
+    console: "Console",
+    *,
+    timing: "Callable[[], Callable[[Any], float]] | None" = None,
+    reading: Callable[[], float] | None = None,
+    alike: int = 0,
+) -> None:
+    """Does the units that the run's journal does not hold yet, and says beforehand how long they will take.
 
     Args:
         run: whose journal it is.
-        units: in their order, each with its `key`.
+        units: in their order, each with its `key`, or the keys themselves.
         perform: does a unit and records it.
-        console: where the bar is shown.
+        console: where the progress is shown.
+        timing: times the models a little and returns the seconds that a unit should take; called only if any is left.
+        reading: where units cannot be timed: the seconds that reading the prompts that are left should take.
+        alike: how many more runs of the same size come after this one.
     """
-    from rich.progress import track
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    left = [unit for unit in units if run.done(unit.key) is None]
+    keys = {id(unit): getattr(unit, "key", unit) for unit in units}
+    left = [unit for unit in units if run.done(keys[id(unit)]) is None]
     if not left:
         console.print("Everything is done already; writing the tables and figures again.")
-    elif len(left) < len(units):
+        return
+    if len(left) < len(units):
         console.print(f"Continuing: {len(units) - len(left)} of {len(units)} units are done.")
-    for unit in track(left, description="units", console=console, transient=True, disable=not left):
-        perform(unit)
+    seconds = timing() if timing else lambda unit: 1.0
+    costs = [seconds(unit) for unit in left]
+    if timing:
+        more = f", and the {alike} after it about {duration(alike * sum(map(seconds, units)))} more" if alike else ""
+        console.print(f"This should take about {duration(sum(costs))}{more}.")
+    elif reading is not None and (expected := reading()):
+        console.print(f"Reading the prompts should take about {duration(expected)}.")
+    columns = (
+        BarColumn(),
+        TextColumn("{task.percentage:.0f} %"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("", total=sum(costs))
+        for unit, cost in zip(left, costs, strict=True):
+            key = keys[id(unit)]
+            progress.update(bar, description=key if isinstance(key, str) else " ".join(map(str, key)))
+            perform(unit)
+            progress.advance(bar, cost)
+
+
+def print_skipped(console: "Console", skipped: Sequence[str], *, most: int = 5) -> None:
+    """Says what was left out, a line each for the first few."""
+    for line in skipped[:most]:
+        console.print(f"Skipped: {line}", markup=False)
+    if len(skipped) > most:
+        console.print(f"Skipped: {len(skipped) - most} more.")
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, rounded to what a forecast is good for."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def plain_rows(answers: "DataFrame") -> list[dict[str, Any]]:
-    """A table of answers as rows for JSON, with None where there is no layer."""
-    loose = answers.astype({"layer": object})
+    """A table of answers as rows for JSON, with None where a value is missing."""
+    loose = answers.astype(object)
     return loose.where(loose.notna(), None).to_dict("records")
 
 

@@ -1,5 +1,6 @@
 """Time and peak memory of prompting and of patching, against the number of text and image examples."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +18,7 @@ class Arguments:
 
     A prompt holds its examples whenever a query is asked; a patched query holds none, since its vector was read once.
     Reading the vector is measured too. Several queries can be asked at once, which share a prompt's examples. Memory
-    is measured in a new process for each case (CUDA: PyTorch's allocator; CPU: the kernel's resident peak).
+    is that of one query (GPU: PyTorch's allocator; CPU: the kernel's resident peak, of a process of its own).
 
     Without options: the bundled VLM, image queries, 0 to 30 text and 1 to 10 image examples, 5 repeats.
 
@@ -45,7 +46,7 @@ class Arguments:
     new_tokens: int = 1
     """Length of an answer, in tokens."""
     memory: bool = True
-    """Whether memory is measured; each case then loads the model once more."""
+    """Whether memory is measured; on a CPU the model is then loaded once more."""
     threads: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: PyTorch's choice)")] = (
         None
     )
@@ -53,7 +54,7 @@ class Arguments:
     template: str = r"Q: {x}\nA: {y}\n\n"
     r"""How an example is written, as in experiments.cross_modal_patch."""
     full: bool = False
-    """20 repeats instead of 5."""
+    """20 repeats instead of 5. Says beforehand how long it will take."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(default: runs/cost/<name>)")] = (
         None
     )
@@ -63,18 +64,23 @@ class Arguments:
 
 def main(arguments: Arguments) -> None:
     """Measures what is not yet measured, and writes the table, figures and the report."""
+    import time
+
     import torch
     from rich.console import Console
 
     from figures import prompting_cost as figures
     from interp.protocol import prompting_cost as protocol
+    from interp.protocol.prompting_memory import MemoryMeter
     from interp.runs import Run
 
     console = Console(soft_wrap=True)
     console.print(f"Loading {arguments.model} ...")
     threads = arguments.threads or torch.get_num_threads()
     torch.set_num_threads(max(1, threads))
+    start = time.perf_counter()
     model = common.model_loader(arguments.loading, main=arguments.model)(arguments.model)
+    loading = time.perf_counter() - start
     can = model.takes_images
     image = arguments.image
     if image is None:
@@ -100,23 +106,26 @@ def main(arguments: Arguments) -> None:
     lead = [
         f"Model {settings.model} on {model.device.type}, {threads} CPU threads; {settings.query} queries of "
         f"{task.name}; {len(cases)} cases, {settings.repeats} repeats of each, {settings.new_tokens} new tokens; "
-        f"memory {'of each case in a process of its own' if settings.memory else 'not measured'}.",
+        f"memory {'of one query' if settings.memory else 'not measured'}.",
     ]
     for line in lead:
         console.print(line, markup=False)
     with (
         common.remarks_on(console),
         Run.open(folder, settings.config(), models={model.name: model.fingerprint}) as run,
+        MemoryMeter(settings, model, task) as meter,
     ):
 
         def perform(unit: protocol.Unit) -> None:
-            timed = unit.kind == "seconds"
-            found = (
-                protocol.seconds(model, settings, task, unit.case) if timed else protocol.memory(settings, unit.case)
-            )
-            run.record(unit.key, found)
+            if unit.kind == "memory":
+                run.record(unit.key, meter.measure(unit.case))
+            else:
+                run.record(unit.key, protocol.seconds(model, settings, task, unit.case))
 
-        common.perform_units(run, settings.units(), perform, console)
+        def timing() -> Callable[[protocol.Unit], float]:
+            return protocol.forecast(model, settings, task, loading=loading)
+
+        common.perform_units(run, settings.units(), perform, console, timing=timing)
         table = protocol.cost_table(settings, run)
         drawn = {
             "seconds": (

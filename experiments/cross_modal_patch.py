@@ -3,12 +3,14 @@
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from experiments import common
+from experiments.common import arg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from interp.models.base import Model
-    from interp.protocol.plan import Plan
+    from interp.protocol.plan import Plan, Unit
     from interp.protocol.settings import Settings
     from interp.protocol.work import Work
     from interp.runs import Run
@@ -25,11 +27,6 @@ if TYPE_CHECKING:
 MODULE = "experiments.cross_modal_patch"
 QUICK: dict[str, Any] = {"seeds": (0,), "contexts": 4, "selection_items": 6, "test_items": 8}
 FULL: dict[str, Any] = {"seeds": (0, 1, 2), "contexts": 10, "selection_items": None, "test_items": None}
-
-
-def _arg(metavar: str, default: str) -> Any:
-    """An option whose default depends on others: help shows what it is in words."""
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
 
 @dataclass(frozen=True)
@@ -48,41 +45,41 @@ class Arguments:
 
     model: str = "bundled"
     """The model that is patched: bundled (the VLM), bundled-llm, a hub id, or a folder."""
-    source_model: Annotated[tuple[str, ...], _arg("MODEL ...", "the model itself; for bundled also its base LLM")] = ()
+    source_model: Annotated[tuple[str, ...], arg("MODEL ...", "the model itself; for bundled also its base LLM")] = ()
     """Models whose task vectors are patched in."""
-    tasks: Annotated[tuple[str, ...], _arg("TASK ...", "the six built-in tasks")] = ()
+    tasks: Annotated[tuple[str, ...], arg("TASK ...", "the six built-in tasks")] = ()
     """Task names, or folders with items.csv (input, output, image) and instruction.txt."""
-    wrong_tasks: Annotated[tuple[str, ...], _arg("TASK ...", "the six and --tasks")] = ()
+    wrong_tasks: Annotated[tuple[str, ...], arg("TASK ...", "the six and --tasks")] = ()
     """Tasks whose mean vector is the wrong-task control; the scored task is left out."""
-    source: Annotated[tuple[str, ...], _arg("{text,image,instruction,ensemble,heads} ...", "all but heads")] = ()
+    source: Annotated[tuple[str, ...], arg("{text,image,instruction,ensemble,heads} ...", "all but heads")] = ()
     """How the task is specified; ensemble is the mean of the text and the instruction vector, and heads the sum of the
     task's ten strongest attention heads over text examples, added instead of put in place."""
-    query: Annotated[tuple[str, ...], _arg("{image,text} ...", "all that apply")] = ()
+    query: Annotated[tuple[str, ...], arg("{image,text} ...", "all that apply")] = ()
     """Modality of the query."""
     shots: int = 5
     """Complete demonstrations that a prompt, and a vector read from one context, sees."""
-    contexts: Annotated[int | None, _arg("INT", "4; with --full 10")] = None
+    contexts: Annotated[int | None, arg("INT", "4; with --full 10")] = None
     """Contexts averaged in a mean vector."""
-    seeds: Annotated[tuple[int, ...] | None, _arg("INT ...", "0; with --full 0 1 2")] = None
+    seeds: Annotated[tuple[int, ...] | None, arg("INT ...", "0; with --full 0 1 2")] = None
     """Seeds of the contexts and of the random vectors."""
-    layers: Annotated[
-        tuple[int, ...] | Literal["all"] | None, _arg("{all,INT ...}", "every other; with --full all")
-    ] = None
+    layers: Annotated[tuple[int, ...] | Literal["all"] | None, arg("{all,INT ...}", "every other; with --full all")] = (
+        None
+    )
     """Layers tried on the selection split, counted from 0."""
     template: str = r"Q: {x}\nA: {y}\n\n"
     r"""How an example is written: {x} is the input, {y} the output, \n a new line. A query ends where {y} begins.
     chat: before it, or chat alone, puts the model's chat template around the prompt."""
-    selection_items: Annotated[int | None, _arg("INT", "6; with --full all")] = None
+    selection_items: Annotated[int | None, arg("INT", "6; with --full all")] = None
     """Most items of a task that choose the layer."""
-    test_items: Annotated[int | None, _arg("INT", "8; with --full all")] = None
+    test_items: Annotated[int | None, arg("INT", "8; with --full all")] = None
     """Most items of a task that are scored."""
     full: bool = False
     """All items and three seeds. Says beforehand how long it will take."""
-    max_new_tokens: Annotated[int | None, _arg("INT", "one more than the task's longest accepted answer")] = None
+    max_new_tokens: Annotated[int | None, arg("INT", "one more than the task's longest accepted answer")] = None
     """Longest generated answer, in tokens."""
     on_error: Annotated[str, tyro.conf.arg(metavar="{stop,continue}")] = "stop"
     """At an image that cannot be decoded: stop, or continue without the item."""
-    out: Annotated[Path | None, _arg("FOLDER", "runs/cross_modal_patch/<name>")] = None
+    out: Annotated[Path | None, arg("FOLDER", "runs/cross_modal_patch/<name>")] = None
     """Folder of the run. The same command continues a killed run."""
     backend: Annotated[str, tyro.conf.arg(metavar="{hooks,nnsight,transformer_lens}")] = "hooks"
     """What captures and patches: our hooks, or another tool, which checks them and takes longer."""
@@ -90,26 +87,15 @@ class Arguments:
 
     def settings(self) -> "Settings":
         """The protocol's settings, with the defaults of a quick or a full run filled in."""
-        from interp.protocol.settings import Settings
-
-        preset = FULL if self.full else QUICK
-        given: dict[str, Any] = {name: getattr(self, name) for name in preset}
-        return Settings(
-            model=self.model,
+        return common.protocol_settings(
+            self,
+            FULL if self.full else QUICK,
+            layer_step=2,
             source_models=self.source_model,
             tasks=self.tasks,
             wrong_tasks=self.wrong_tasks,
             sources=self.source,
             queries=self.query,
-            shots=self.shots,
-            layers=self.layers if isinstance(self.layers, tuple) else (),
-            layer_step=2 if self.layers is None and not self.full else 1,
-            template=self.template,
-            max_new_tokens=self.max_new_tokens,
-            on_error=self.on_error,
-            backend=self.backend,
-            loading=self.loading,
-            **{name: preset[name] if value is None else value for name, value in given.items()},
         )
 
 
@@ -143,36 +129,23 @@ def main(arguments: Arguments) -> None:
         shutil.rmtree(run.folder / "contexts", ignore_errors=True)  # only a run that goes on needs them
 
 
-def perform(plan: "Plan", work: "Work", models: "Callable[[str], Model]", console: "Console") -> None:
-    """Does the units that the journal does not hold yet, under a progress bar in estimated seconds."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+def perform(
+    plan: "Plan", work: "Work", models: "Callable[[str], Model]", console: "Console", *, alike: int = 0
+) -> None:
+    """Does the units that the journal does not hold yet.
 
+    Args:
+        plan, work, models: of the run.
+        console: where the progress is shown.
+        alike: how many more runs of the same size come after this one.
+    """
     from interp.protocol.estimate import measure
 
-    units = list(plan.units())
-    left = [unit for unit in units if work.run.done(unit.key) is None]
-    if not left:
-        console.print("Everything is done already; writing the tables and figures again.")
-        return
-    console.print(plan.describe())
-    if len(left) < len(units):
-        console.print(f"Continuing: {len(units) - len(left)} of {len(units)} units are done.")
-    seconds = measure(plan, models, work.backend)
-    cost = {unit.key: seconds.of(plan, unit) for unit in left}
-    console.print(f"This should take about {_duration(sum(cost.values()))}.")
-    columns = (
-        BarColumn(),
-        TextColumn("{task.percentage:.0f} %"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task("", total=sum(cost.values()))
-        for unit in left:
-            progress.update(bar, description=unit.key)
-            work.perform(unit)
-            progress.advance(bar, cost[unit.key])
+    def timing() -> "Callable[[Unit], float]":
+        console.print(plan.describe())
+        return partial(measure(plan, models, work.backend).of, plan)
+
+    common.perform_units(work.run, list(plan.units()), work.perform, console, timing=timing, alike=alike)
 
 
 def _write(plan: "Plan", run: "Run", console: "Console", *, lead: list[str]) -> None:
@@ -293,12 +266,6 @@ def _terminal_table(summary: "DataFrame") -> "Table":
         previous = arm[0]
         table.add_row(arm_name(*arm), str(rows[0].demonstrations), *rates)
     return table
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ class Arguments:
     template: str = r"Q: {x}\nA: {y}\n\n"
     r"""How an example is written, as in experiments.cross_modal_patch."""
     out: Annotated[
-        Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(default: runs/decode_vectors/<model>)")
+        Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(default: runs/decode_vectors/<name>)")
     ] = None
     """Folder of the run. The same command continues a killed run."""
     loading: common.Loading = field(default_factory=common.LoadOptions)
@@ -58,12 +58,10 @@ class Arguments:
 def main(arguments: Arguments) -> None:
     """Loads the models, does what is not yet done, and writes tables, figures and the report."""
     from rich.console import Console
-    from rich.progress import track
 
     from figures import lens as figures
     from interp.models.loading import BUNDLED
     from interp.models.pairs import base_of
-    from interp.protocol.bank import slug
     from interp.protocol.vocabulary import SOURCES, DecodeSettings, DecodeWork
     from interp.protocol.words import report_layers
     from interp.protocol.words import tables as make_tables
@@ -76,7 +74,8 @@ def main(arguments: Arguments) -> None:
     models = common.model_loader(arguments.loading, main=arguments.model)
     model = models(arguments.model)
     given = vars(arguments).copy()
-    out, source = given.pop("out"), given.pop("source")
+    source = given.pop("source")
+    del given["out"]
     sources = source or tuple(name for name in SOURCES if model.takes_images or name != "image")
     # Two large models are held at once only when the second is asked for.
     usual = base_of(model.name) if model.name in BUNDLED and "text" in sources else None
@@ -85,15 +84,15 @@ def main(arguments: Arguments) -> None:
         | {"tasks": tuple(task.name for task in tasks), "sources": sources, "base": arguments.base or usual or ""}
     )
     base = models(settings.base) if settings.base else None
-    folder = out or Path("runs") / "decode_vectors" / slug(settings.model)
+    work = DecodeWork(settings, tasks, model, base)
+    folder = arguments.out or common.run_folder(arguments, "decode_vectors")
     fingerprints = {entry.name: entry.fingerprint for entry in (model, base) if entry is not None}
     with (
         common.remarks_on(console),
         Run.open(folder, settings.config(), seeds=(settings.seed,), models=fingerprints) as run,
     ):
-        work = DecodeWork(settings, tasks, model, base, run)
-        for key in track(work.units(), description="vectors", console=console, transient=True):
-            work.perform(key)
+        work.run = run
+        common.perform_units(run, work.units(), work.perform, console, reading=work.seconds)
         tables = make_tables(work)
         layers = report_layers(model.n_layers)
         report = common.write_results(
@@ -116,8 +115,9 @@ def main(arguments: Arguments) -> None:
             },
             notes={
                 "summary": "Geometric means over tasks at layers that the number of blocks fixes, beside the same "
-                "tokens' ranks in the other tasks' vectors and in random ones.",
-                "words": "Tokens that count as task words.",
+                "tokens' ranks in the other tasks' vectors and in random ones. A task whose difference is nothing but "
+                "rounding at a layer has no rank there, and is not counted.",
+                "words": "Tokens that count as task words; one that is not a whole word begins one of several tokens.",
             },
             html={"Top tokens": figures.token_table(tables["tokens"], layers=layers)},
         )

@@ -1,12 +1,15 @@
 """Accuracy against the number of examples, for examples, instruction and their ensemble (Luo et al. 2025, figure 6)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from experiments import common
+from experiments.common import arg
 
 if TYPE_CHECKING:
     from interp.protocol.settings import Settings
@@ -15,10 +18,6 @@ MODULE = "experiments.ensemble_curve"
 TASKS = ("country-capital", "animal-young", "food-color")
 QUICK: dict[str, Any] = {"seeds": (0, 1, 2), "selection_items": 3, "test_items": 6}
 FULL: dict[str, Any] = {"seeds": (0, 1, 2), "selection_items": None, "test_items": None}
-
-
-def _arg(metavar: str, default: str) -> Any:
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
 
 @dataclass(frozen=True)
@@ -37,55 +36,47 @@ class Arguments:
 
     model: str = "bundled"
     """The model: bundled (the VLM), bundled-llm, a hub id, or a folder."""
-    tasks: Annotated[tuple[str, ...], _arg("TASK ...", "one of each family; with --full the six")] = ()
+    tasks: Annotated[tuple[str, ...], arg("TASK ...", "one of each family; with --full the six")] = ()
     """Task names, or folders with items.csv and instruction.txt."""
-    query: Annotated[tuple[str, ...], _arg("{image,text} ...", "image, or text without images")] = ()
+    query: Annotated[tuple[str, ...], arg("{image,text} ...", "image, or text without images")] = ()
     """Modality of the query."""
     examples: tuple[int, ...] = (0, 1, 2, 5, 10, 15, 20, 25, 30)
     """Numbers of examples: below --shots, or multiples of it. 0 is the instruction alone, or nothing."""
     shots: int = 5
     """Examples of one context."""
-    seeds: Annotated[tuple[int, ...] | None, _arg("INT ...", "0 1 2")] = None
+    seeds: Annotated[tuple[int, ...] | None, arg("INT ...", "0 1 2")] = None
     """Seeds of the contexts and of the random vectors."""
-    layers: Annotated[
-        tuple[int, ...] | Literal["all"] | None, _arg("{all,INT ...}", "every other; with --full all")
-    ] = None
+    layers: Annotated[tuple[int, ...] | Literal["all"] | None, arg("{all,INT ...}", "every other; with --full all")] = (
+        None
+    )
     """Layers tried on the selection split, counted from 0."""
     template: str = r"Q: {x}\nA: {y}\n\n"
     r"""How an example is written, as in experiments.cross_modal_patch."""
-    selection_items: Annotated[int | None, _arg("INT", "3; with --full all")] = None
+    selection_items: Annotated[int | None, arg("INT", "3; with --full all")] = None
     """Most items of a task that choose the layer."""
-    test_items: Annotated[int | None, _arg("INT", "6; with --full all")] = None
+    test_items: Annotated[int | None, arg("INT", "6; with --full all")] = None
     """Most items of a task that are scored."""
     full: bool = False
-    """All tasks and items."""
+    """All tasks and items. Says beforehand how long it will take."""
     on_error: Annotated[str, tyro.conf.arg(metavar="{stop,continue}")] = "stop"
     """At an image that cannot be decoded: stop, or continue without the item."""
-    out: Annotated[Path | None, _arg("FOLDER", "runs/ensemble_curve/<name>")] = None
+    out: Annotated[Path | None, arg("FOLDER", "runs/ensemble_curve/<name>")] = None
     """Folder of the run. The same command continues a killed run."""
     loading: common.Loading = field(default_factory=common.LoadOptions)
 
     def settings(self, *, takes_images: bool) -> "Settings":
         """The protocol's settings."""
-        from interp.protocol.settings import Settings
-
-        preset = FULL if self.full else QUICK
         tasks = self.tasks or (() if self.full else TASKS)
-        return Settings(
-            model=self.model,
+        return common.protocol_settings(
+            self,
+            FULL if self.full else QUICK,
+            layer_step=2,
             source_models=(self.model,),
             tasks=tasks,
             wrong_tasks=tasks if len(tasks) > 1 else (),
             sources=("text", "instruction"),
             queries=self.query or (("image",) if takes_images else ("text",)),
-            shots=self.shots,
             contexts=1,
-            layers=self.layers if isinstance(self.layers, tuple) else (),
-            layer_step=2 if self.layers is None and not self.full else 1,
-            template=self.template,
-            on_error=self.on_error,
-            loading=self.loading,
-            **{name: preset[name] if getattr(self, name) is None else getattr(self, name) for name in preset},
         )
 
 
@@ -95,16 +86,21 @@ def main(arguments: Arguments) -> None:
 
     from figures import cross_modal
     from figures import ensembles as figures
+    from interp.backends.registry import backend_for
     from interp.protocol import ensembles
+    from interp.protocol.estimate import measure
     from interp.protocol.plan import make_plan
+    from interp.protocol.study import Unit
     from interp.protocol.tables import layer_table
     from interp.runs import Run
 
     console = Console(soft_wrap=True)
     ensembles.check_examples(arguments.examples, arguments.shots)
     console.print(f"Loading {arguments.model} ...")
-    model = common.model_loader(arguments.loading, main=arguments.model)(arguments.model)
+    models = common.model_loader(arguments.loading, main=arguments.model)
+    model = models(arguments.model)
     plan = make_plan(arguments.settings(takes_images=model.takes_images), model)
+    ensembles.check_length(plan, model, arguments.examples)
     settings = plan.settings
     for line in plan.skipped:
         console.print(f"Skipped: {line}", markup=False)
@@ -114,8 +110,8 @@ def main(arguments: Arguments) -> None:
         common.remarks_on(console),
         Run.open(folder, config, seeds=settings.seeds, models={model.name: model.fingerprint}) as run,
     ):
-        work = ensembles.EnsembleWork(plan, model, run, arguments.examples)
-        units, items = work.units(), sum(len(task.test) for task in plan.tasks.values())
+        work = ensembles.EnsembleStudy(plan, model, run, arguments.examples)
+        items = sum(len(task.test) for task in plan.tasks.values())
         lead = [
             f"Model {settings.model}; tasks {', '.join(plan.tasks)}; {' and '.join(settings.queries)} queries; "
             f"{items} test items under {len(settings.seeds)} seeds; {len(settings.layers)} layers tried on at most "
@@ -125,22 +121,25 @@ def main(arguments: Arguments) -> None:
         ]
         for line in lead:
             console.print(line, markup=False)
-        common.perform_units(run, units, work.perform, console)
+
+        def timing() -> Callable[[Unit], float]:
+            return partial(work.seconds, pace=measure(plan, models, backend_for(settings.backend)))
+
+        common.perform_units(run, work.units(), work.perform, console, timing=timing)
         answers, curves = work.answers(), work.layer_curves()
         layers, rates = layer_table(curves), ensembles.curve_rates(answers)
         comparisons = ensembles.curve_comparisons(answers)
         run.write_jsonl("predictions.jsonl", common.plain_rows(answers))
         shown = rates[rates["task"] == "all"].drop(columns=["task"])
-        chosen = ", ".join(
-            f"{layer} for {source} ({query} queries)" for (source, query), layer in work.chosen_layers().items()
-        )
+        chosen = ", ".join(f"{layer} for {source} ({query} queries)" for (source, query), layer in work.layers.items())
         drawn = {}
         for query in settings.queries:
             where = rates[rates["query"] == query]
             drawn[f"curve_{query}"] = (
                 figures.examples_curve(where),
                 f"Exact match on {query} queries against the number of examples, mean over tasks, with 95 % bootstrap "
-                "bands over items and seeds; thin lines are controls.",
+                "bands over items and seeds; the darker bands are one standard deviation over seeds alone, and thin "
+                "lines are controls.",
             )
             drawn[f"curve_{query}_tasks"] = (figures.examples_curve_by_task(where), "The patched curves per task.")
         drawn["layers"] = (

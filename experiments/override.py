@@ -13,9 +13,11 @@ if TYPE_CHECKING:
 
     from interp.judging import Judge
     from interp.protocol.override import OverrideWork
-    from interp.tasks.conflicts import ConflictSet
+    from interp.protocol.override_settings import OverrideSettings
 
 MODULE = "experiments.override"
+QUICK: dict[str, Any] = {"contexts": 4, "selection_items": 6, "test_items": 12, "layer_step": 2}
+FULL: dict[str, Any] = {"contexts": 10, "selection_items": 20, "test_items": 100, "layer_step": 1}
 
 
 def _arg(metavar: str, default: str) -> Any:
@@ -26,10 +28,11 @@ def _arg(metavar: str, default: str) -> Any:
 class Arguments:
     """Override the question that a query carries by a patched vector that asks another.
 
-    Every answer is scored for both questions: without a patch, with the vector's instruction as a prefix, with the
-    patch, and with random and wrong vectors. Four kinds of conflict: semantic (another attribute of the picture),
-    syntactic (the same answer in another form), creative (a sentence of a given kind instead of the answer), factual
-    (another fact). The layer is chosen on conflicts that are never scored.
+    Every answer is scored for both questions: without a patch, with the vector's instruction as a system prompt (where
+    the model has a chat template) and as a prefix, with the patch, and with random and wrong vectors. Four kinds of
+    conflict: semantic (another attribute of the picture), syntactic (the same answer in another form), creative (a
+    sentence of a given kind instead of the answer), factual (another fact). The layer is chosen on conflicts that are
+    never scored.
 
     By default from the built-in tasks and easy-vqa, which is fetched once from the package index; with VQAv2 or OK-VQA
     files from the pairs of questions about one picture.
@@ -52,51 +55,66 @@ class Arguments:
     """The query: image or text."""
     shots: int = 5
     """Examples of a context."""
-    contexts: int = 4
+    contexts: Annotated[int | None, _arg("INT", "4; with --full 10")] = None
     """Contexts averaged in a vector of examples."""
     seed: int = 0
     """Seed of the contexts and of the random vectors."""
-    layers: Annotated[tuple[int, ...], _arg("INT ...", "every other")] = ()
+    layers: Annotated[tuple[int, ...], _arg("INT ...", "every other; with --full all")] = ()
     """Layers tried on the selection split, counted from 0."""
-    selection_items: int = 6
+    selection_items: Annotated[int | None, _arg("INT", "6; with --full 20")] = None
     """Most conflicts of a set that choose the layer."""
-    test_items: int = 12
+    test_items: Annotated[int | None, _arg("INT", "12; with --full 100")] = None
     """Most conflicts of a set that are scored."""
+    full: bool = False
+    """More conflicts, contexts and layers. Says beforehand how long it will take."""
     template: str = r"Q: {x}\nA: {y}\n\n"
     r"""How an example is written, as in experiments.cross_modal_patch."""
     judge: Annotated[str, _arg("MODEL", "the rules alone")] = ""
     """A model that judges every answer beside the rules, by its logits of yes and no."""
     judge_template: Annotated[str, _arg("TEXT", "that of interp.judging")] = ""
     r"""Its prompt: {question}, {accepted} and {answer} once each, then a last line; chat: before it for a chat."""
-    questions: Annotated[Path | None, _arg("FILE", "none")] = None
-    """Question file of VQAv2 or OK-VQA."""
-    annotations: Annotated[Path | None, _arg("FILE", "none")] = None
-    """Annotation file of the same split."""
+    questions: Annotated[tuple[Path, ...], _arg("FILE ...", "none")] = ()
+    """Question file of VQAv2, of OK-VQA, or both (whose pairs are the factual kind), or their zips."""
+    annotations: Annotated[tuple[Path, ...], _arg("FILE ...", "none")] = ()
+    """Annotation file of each, of the same split, or its zip."""
     images: Annotated[Path | None, _arg("FOLDER", "none")] = None
-    """Folder of its images."""
-    out: Annotated[Path | None, _arg("FOLDER", "runs/override/<model>[-<question file>]")] = None
+    """Folder of their images."""
+    on_error: Annotated[str, tyro.conf.arg(metavar="{stop,continue}")] = "stop"
+    """At an image that is missing or cannot be decoded: stop, or continue without it."""
+    out: Annotated[Path | None, _arg("FOLDER", "runs/override/<name>")] = None
     """Folder of the run. The same command continues a killed run."""
     loading: common.Loading = field(default_factory=common.LoadOptions)
+
+    def settings(self) -> "OverrideSettings":
+        """The protocol's settings."""
+        from interp.protocol.override_settings import OverrideSettings
+
+        preset = FULL if self.full else QUICK
+        own = {name: getattr(self, name, None) for name in OverrideSettings.__dataclass_fields__}
+        given = {name: value for name, value in own.items() if value is not None}
+        return OverrideSettings(**preset | given | {"sources": self.source})
 
 
 def main(arguments: Arguments) -> None:
     """Makes the conflicts, does what is not yet done, and writes tables, figures and the report."""
     from rich.console import Console
-    from rich.progress import track
 
     from interp.judging import ModelJudge
-    from interp.protocol.bank import slug
     from interp.protocol.override import OverrideWork
-    from interp.protocol.override_settings import OverrideSettings, conflict_sets
+    from interp.protocol.override_estimate import seconds_left
+    from interp.protocol.override_inputs import OverrideInputs
+    from interp.protocol.override_settings import conflict_sets
     from interp.runs import Run
 
     console = Console(soft_wrap=True)
     a = arguments
-    settings = OverrideSettings(
-        **{name: getattr(a, name) for name in OverrideSettings.__dataclass_fields__ if name != "sources"},
-        sources=a.source,
+    settings = a.settings()
+    skipped: list[str] = []
+    sets = conflict_sets(
+        settings, a.questions, a.annotations, a.images, skipped=skipped if a.on_error == "continue" else None
     )
-    sets = conflict_sets(settings, a.questions, a.annotations, a.images)
+    if missing := [kind for kind in settings.kinds if not a.sets and kind not in {found.kind for found in sets}]:
+        console.print(f"These files have no conflicts of the kind {' and '.join(missing)}, which is left out.")
     console.print(f"Loading {a.model} ...")
     models = common.model_loader(a.loading, main=a.model)
     fingerprints = {name: models(name).fingerprint for name in filter(None, (a.model, a.judge))}
@@ -106,30 +124,34 @@ def main(arguments: Arguments) -> None:
 
     if a.judge:
         judge()  # a bad template is said before any work
-    name = slug(a.model) + (f"-{slug(a.questions.stem)}" if a.questions else "")
-    folder = a.out or Path("runs") / "override" / name
+    inputs = OverrideInputs(settings, sets, models(a.model))
+    common.print_skipped(console, [*skipped, *inputs.skipped])
     with (
         common.remarks_on(console),
-        Run.open(folder, settings.config(sets), seeds=(a.seed,), models=fingerprints) as run,
+        Run.open(
+            a.out or common.run_folder(a, "override"), settings.config(sets), seeds=(a.seed,), models=fingerprints
+        ) as run,
     ):
-        work = OverrideWork(settings, sets, models(a.model), run, judge)
-        for key in track(work.units(), "conflicts", console=console, transient=True):
-            work.perform(key)
-        report = _write(work, sets)
+        work = OverrideWork(inputs, run, judge)
+        if left := seconds_left(work):
+            later = ", and the judge some time after" if a.judge else ""
+            console.print(f"This should take about {common.duration(left)}{later}.")
+        common.perform_units(run, work.units(), work.perform, console)
+        report = _write(work)
     print(report)
 
 
-def _write(work: "OverrideWork", sets: "list[ConflictSet]") -> Path:
+def _write(work: "OverrideWork") -> Path:
     from figures import override as figures
     from interp.protocol import override_tables
 
-    settings = work.settings
-    predictions = override_tables.prediction_table(sets, work.run, work.tested)
+    inputs = work.inputs
+    settings, sets = inputs.settings, inputs.sets
+    predictions = override_tables.prediction_table(sets, work.run, inputs.tested)
     sweep = override_tables.sweep_table(sets, work.run)
     layers = override_tables.layer_table(sweep)
     summary, paired = override_tables.summary_table(predictions), override_tables.paired_table(predictions)
-    answers = predictions.astype({"layer": object})
-    work.run.write_jsonl("predictions.jsonl", answers.where(answers.notna(), None).to_dict("records"))
+    work.run.write_jsonl("predictions.jsonl", common.plain_rows(predictions))
     tables = {"summary": summary, "paired": paired, "layers": layers, "sweep": sweep}
     tables |= {"kinds": summary[summary["set"] == "all"], "tests": paired[paired["set"] == "all"]}
     tables["examples"] = _examples(predictions)
@@ -138,7 +160,7 @@ def _write(work: "OverrideWork", sets: "list[ConflictSet]") -> Path:
         "mean over the sets of a kind, with 95 % Wilson intervals that count each item once. No answer can be right "
         "for both.",
         "tests": "Patch minus another arm, item by item, with a bootstrap interval; p is McNemar's exact test, or an "
-        "item-wise sign-flip test where items are in several sets, uncorrected for the number of rows.",
+        "item-wise sign-flip test where items are in several sets; p_holm is corrected for the rows of a side.",
         "layers": "The layer with the highest rate of answers right for the vector on the selection split; ties go to "
         "the lowest, so that a rate of 0 means that no layer worked.",
         "examples": "The first test item of each set; predictions.jsonl has every answer.",
@@ -147,16 +169,22 @@ def _write(work: "OverrideWork", sets: "list[ConflictSet]") -> Path:
         tables["judge"] = override_tables.judge_table(predictions)
         notes["judge"] = (
             f"How far {settings.judge} agrees with the rules; kappa is 0 for a judge that says the same whatever it "
-            "reads, and empty where both give one verdict only."
+            "reads, and empty where both give one verdict only. said: the mean probability with which it says yes or "
+            "no at all; a judge that says something else has not judged."
         )
-    counts = ", ".join(f"{found.name} ({found.kind}) {len(work.tested(found))}" for found in sets)
+    sources = dict.fromkeys(source for found in sets for source in inputs.sources(found))
+    counts = ", ".join(f"{found.name} ({found.kind}) {len(inputs.tested(found))}" for found in sets)
     return common.write_results(
         work.run,
         title=f"Overriding a question in {settings.model}",
         lead=[
             f"{settings.query.capitalize()} queries that carry their question by {settings.question}; vectors from "
-            f"{' and '.join(settings.sources)}, patched at one layer.",
-            f"Scored conflicts: {counts}.",
+            f"{' and '.join(sources)}, patched at one layer.",
+            f"Scored conflicts: {counts}."
+            + (f" Left out: {len(inputs.skipped)} pictures that cannot be decoded." if inputs.skipped else ""),
+            "The system prompt is compared in the model's chat template, beside the bare query in a chat."
+            if inputs.chat
+            else "The model has no chat template that takes a system message; the prefix stands for it.",
         ],
         tables=tables,
         figures={

@@ -1,24 +1,42 @@
 """What task vectors and prompts bear: other templates, noisy instructions, wrong labels, fewer examples, strength."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from experiments import common
+from experiments.common import arg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-    from interp.protocol.robustness import Variations
     from interp.protocol.settings import Settings
+    from interp.protocol.variations import Variations
 
 MODULE = "experiments.robustness"
 TASKS = ("country-capital", "animal-young", "food-color")
-QUICK: dict[str, Any] = {"seeds": (0, 1), "contexts": 2, "selection_items": 3, "test_items": 6}
+QUICK: dict[str, Any] = {"seeds": (0, 1), "contexts": 2, "selection_items": 3, "test_items": 4}
 FULL: dict[str, Any] = {"seeds": (0, 1, 2), "contexts": 5, "selection_items": None, "test_items": None}
+TEMPLATES = (r"Q: {x}\nA: {y}\n\n", r"Input: {x}\nOutput: {y}\n\n", r"{x}: {y}\n", r"{x} -> {y}\n")
+VARIED: dict[str, tuple[Any, ...]] = {
+    "templates": TEMPLATES[:3],
+    "noise": (0.5, 1.0),
+    "numbers": (1, 2, 5, 10),
+    "wrong": (0.0, 0.5, 1.0),
+    "scales": (0.5, 1.0, 2.0),
+}
+VARIED_FULL: dict[str, tuple[Any, ...]] = {
+    "templates": TEMPLATES,
+    "noise": (0.25, 0.5, 1.0),
+    "numbers": (1, 2, 3, 5, 8, 12),
+    "wrong": (0.0, 0.25, 0.5, 0.75, 1.0),
+    "scales": (0.25, 0.5, 1.0, 2.0, 4.0),
+}
 PARTS: dict[str, tuple[str, str]] = {
     "template": (
         "Template portability",
@@ -36,10 +54,6 @@ PARTS: dict[str, tuple[str, str]] = {
 }
 
 
-def _arg(metavar: str, default: str) -> Any:
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
-
-
 @dataclass(frozen=True)
 class Arguments:
     """What task vectors and prompts bear, in five parts.
@@ -48,86 +62,77 @@ class Arguments:
     words. number: demonstrations of a context. labels: a share of them wrong. strength: replace and add, times a
     factor. Each has its reference, bare queries, the majority answer, random and other tasks' vectors beside it.
 
-    Without options: the bundled VLM, three tasks of 6 test items, two seeds, every third layer.
+    Without options: the bundled VLM, three tasks of 4 test items, two seeds, every fourth layer, fewer conditions.
 
     Example: python -m experiments.robustness --parts template strength --tasks country-capital animal-young
     """
 
     model: str = "bundled"
     """The model: bundled (the VLM), bundled-llm, a hub id, or a folder."""
-    tasks: Annotated[tuple[str, ...], _arg("TASK ...", "one of each family; with --full the six")] = ()
+    tasks: Annotated[tuple[str, ...], arg("TASK ...", "one of each family; with --full the six")] = ()
     """Task names, or folders with items.csv and instruction.txt."""
     parts: tuple[str, ...] = tuple(PARTS)
     """Which parts."""
-    query: Annotated[tuple[str, ...], _arg("{image,text} ...", "all that apply")] = ()
+    query: Annotated[tuple[str, ...], arg("{image,text} ...", "all that apply")] = ()
     """Modality of the query."""
-    templates: tuple[str, ...] = (
-        r"Q: {x}\nA: {y}\n\n",
-        r"Input: {x}\nOutput: {y}\n\n",
-        r"{x}: {y}\n",
-        r"{x}->{y}\n",
-    )
+    templates: Annotated[
+        tuple[str, ...] | None, arg("TEMPLATE ...", "3, with --full 4, that the model can delimit")
+    ] = None
     r"""Templates of the part template, as --template of experiments.cross_modal_patch; the first is that of all other
     parts, and its delimiter must end the instructions."""
-    noise: tuple[float, ...] = (0.25, 0.5, 1.0)
+    noise: Annotated[tuple[float, ...] | None, arg("SHARE ...", "0.5 1; with --full 0.25 0.5 1")] = None
     """Shares of an instruction's words that are changed, beside the clean one."""
-    numbers: tuple[int, ...] = (1, 2, 3, 5, 8, 12)
+    numbers: Annotated[tuple[int, ...] | None, arg("INT ...", "1 2 5 10; with --full 1 2 3 5 8 12")] = None
     """Demonstrations of a context."""
-    wrong: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    wrong: Annotated[tuple[float, ...] | None, arg("SHARE ...", "0 0.5 1; with --full 0 0.25 0.5 0.75 1")] = None
     """Shares of wrong labels."""
     label_shots: int = 8
     """Demonstrations of a context whose labels are made wrong."""
-    scales: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
-    """Factors of the vector."""
+    scales: Annotated[tuple[float, ...] | None, arg("FACTOR ...", "0.5 1 2; with --full 0.25 0.5 1 2 4")] = None
+    """Factors of the vector; 1 is the reference."""
     shots: int = 5
     """Demonstrations of a context in all other parts."""
-    contexts: Annotated[int | None, _arg("INT", "2; with --full 5")] = None
+    contexts: Annotated[int | None, arg("INT", "2; with --full 5")] = None
     """Contexts a seed: averaged in a mean vector, and taken in turn by queries that see one alone."""
-    seeds: Annotated[tuple[int, ...] | None, _arg("INT ...", "0 1; with --full 0 1 2")] = None
+    seeds: Annotated[tuple[int, ...] | None, arg("INT ...", "0 1; with --full 0 1 2")] = None
     """Seeds of contexts, noise and random vectors."""
     layers: Annotated[
-        tuple[int, ...] | Literal["all"] | None, _arg("{all,INT ...}", "every third; with --full all")
+        tuple[int, ...] | Literal["all"] | None, arg("{all,INT ...}", "every fourth; with --full all")
     ] = None
     """Layers tried on the selection split, counted from 0."""
-    selection_items: Annotated[int | None, _arg("INT", "3; with --full all")] = None
+    selection_items: Annotated[int | None, arg("INT", "3; with --full all")] = None
     """Most items of a task that choose the layer."""
-    test_items: Annotated[int | None, _arg("INT", "6; with --full all")] = None
+    test_items: Annotated[int | None, arg("INT", "4; with --full all")] = None
     """Most items of a task that are scored."""
     full: bool = False
-    """All tasks and items, and three seeds."""
+    """All tasks, items and conditions, and three seeds. Says beforehand how long it will take."""
     on_error: Annotated[str, tyro.conf.arg(metavar="{stop,continue}")] = "stop"
     """At an image that cannot be decoded: stop, or continue without the item."""
-    out: Annotated[Path | None, _arg("FOLDER", "runs/robustness/<name>")] = None
+    out: Annotated[Path | None, arg("FOLDER", "runs/robustness/<name>")] = None
     """Folder of the run. The same command continues a killed run."""
     loading: common.Loading = field(default_factory=common.LoadOptions)
 
     def variations(self) -> "Variations":
         """What is varied."""
-        from interp.protocol.robustness import Variations
+        from interp.protocol.variations import Variations
 
-        names = ("parts", "templates", "noise", "numbers", "wrong", "label_shots", "scales")
-        return Variations(**{name: getattr(self, name) for name in names})
+        preset = VARIED_FULL if self.full else VARIED
+        given = {name: preset[name] if getattr(self, name) is None else getattr(self, name) for name in preset}
+        return Variations(parts=self.parts, label_shots=self.label_shots, **given)
 
-    def settings(self) -> "Settings":
-        """The protocol's settings, under the first template."""
-        from interp.protocol.settings import Settings
-
-        preset = FULL if self.full else QUICK
+    def settings(self, template: str) -> "Settings":
+        """The protocol's settings, under a template."""
         tasks = self.tasks or (() if self.full else TASKS)
-        return Settings(
-            model=self.model,
+        return common.protocol_settings(
+            self,
+            FULL if self.full else QUICK,
+            layer_step=4,
             source_models=(self.model,),
             tasks=tasks,
             wrong_tasks=tasks if len(tasks) > 1 else (),
             sources=("text", "instruction") if "instruction" in self.parts else ("text",),
             queries=self.query,
-            shots=self.shots,
-            layers=self.layers if isinstance(self.layers, tuple) else (),
-            layer_step=3 if self.layers is None and not self.full else 1,
-            template=self.templates[0],
-            on_error=self.on_error,
-            loading=self.loading,
-            **{name: preset[name] if getattr(self, name) is None else getattr(self, name) for name in preset},
+            template=template,
         )
 
 
@@ -137,20 +142,28 @@ def main(arguments: Arguments) -> None:
 
     from rich.console import Console
 
-    from interp.protocol import robustness
+    from interp.backends.registry import backend_for
+    from interp.protocol import robustness_tables
+    from interp.protocol.estimate import measure
     from interp.protocol.plan import make_plan
+    from interp.protocol.robustness import RobustnessStudy
+    from interp.protocol.study import Unit
     from interp.protocol.tables import layer_table
     from interp.protocol.transfer import written
+    from interp.protocol.variations import check_variations, with_usable_templates
     from interp.runs import Run
 
     console = Console(soft_wrap=True)
     variations = arguments.variations()
-    settings = arguments.settings()
-    console.print(f"Loading {settings.model} ...")
-    model = common.model_loader(arguments.loading, main=settings.model)(settings.model)
-    plan = make_plan(settings, model)
+    console.print(f"Loading {arguments.model} ...")
+    models = common.model_loader(arguments.loading, main=arguments.model)
+    model = models(arguments.model)
+    if arguments.templates is None:
+        with common.remarks_on(console):
+            variations = with_usable_templates(variations, model)
+    plan = make_plan(arguments.settings(variations.templates[0]), model)
     settings = plan.settings
-    robustness.check_variations(plan, model, variations)
+    check_variations(plan, model, variations)
     for line in plan.skipped:
         console.print(f"Skipped: {line}", markup=False)
     folder = arguments.out or common.run_folder(arguments, "robustness")
@@ -159,7 +172,7 @@ def main(arguments: Arguments) -> None:
         common.remarks_on(console),
         Run.open(folder, config, seeds=settings.seeds, models={model.name: model.fingerprint}) as run,
     ):
-        work = robustness.RobustnessWork(plan, model, run, variations)
+        work = RobustnessStudy(plan, model, run, variations)
         items = sum(len(task.test) for task in plan.tasks.values())
         lead = [
             f"Model {settings.model}; tasks {', '.join(plan.tasks)}; {' and '.join(settings.queries)} queries; "
@@ -172,9 +185,14 @@ def main(arguments: Arguments) -> None:
         ]
         for line in lead:
             console.print(line, markup=False)
-        common.perform_units(run, work.units(), work.perform, console)
+
+        def timing() -> Callable[[Unit], float]:
+            return partial(work.seconds, pace=measure(plan, models, backend_for(settings.backend)))
+
+        common.perform_units(run, work.units(), work.perform, console, timing=timing)
         answers, curves = work.answers(), work.layer_curves()
-        rates, comparisons = robustness.robustness_rates(answers), robustness.robustness_comparisons(answers)
+        rates = robustness_tables.robustness_rates(answers)
+        comparisons = robustness_tables.robustness_comparisons(answers)
         run.write_jsonl("predictions.jsonl", common.plain_rows(answers))
         tables = {"rates": rates, "comparisons": comparisons}
         tables |= {"layers": layer_table(curves), "layer_curves": curves}

@@ -50,7 +50,7 @@ class Arguments:
     template: str = r"Q: {x}\nA: {y}\n\n"
     r"""How an example is written, as in experiments.cross_modal_patch."""
     out: Annotated[
-        Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(default: runs/similarity/<model>)")
+        Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(default: runs/similarity/<name>)")
     ] = None
     """Folder of the run. The same command continues a killed run."""
     loading: common.Loading = field(default_factory=common.LoadOptions)
@@ -59,19 +59,20 @@ class Arguments:
 def main(arguments: Arguments) -> None:
     """Loads the models, does what is not yet done, and writes tables, figures and the report."""
     from rich.console import Console
-    from rich.progress import track
 
     from figures import similarity as figures
     from interp.models.loading import BUNDLED
     from interp.models.pairs import base_of
-    from interp.protocol.bank import slug
     from interp.runs import Run
     from interp.tasks import load_task, task_names
-    from probes.similarities import NOTES, SimilarityPlan, SimilaritySettings, SimilarityWork
+    from probes.similarities import SimilarityPlan, SimilaritySettings
+    from probes.similarity_tables import NOTES, describe
+    from probes.similarity_tables import tables as make_tables
+    from probes.similarity_work import SimilarityWork
 
     console = Console(soft_wrap=True)
     given = vars(arguments).copy()
-    out = given.pop("out")
+    del given["out"]
     tasks = [load_task(name) for name in arguments.tasks or task_names()]
     # Two large models are held at once only when both are asked for.
     llm = arguments.llm or (base_of(arguments.model) if arguments.model in BUNDLED else None) or ""
@@ -80,17 +81,16 @@ def main(arguments: Arguments) -> None:
     console.print(f"Loading {' and '.join(names)} ...")
     models = common.model_loader(settings.loading, main=settings.model)
     plan = SimilarityPlan(settings, tasks, models)
-    folder = out or Path("runs") / "similarity" / slug(settings.model)
+    folder = arguments.out or common.run_folder(arguments, "similarity")
     fingerprints = {name: models(name).fingerprint for name in names}
     with (
         common.remarks_on(console),
         Run.open(folder, plan.config(), seeds=(settings.seed,), models=fingerprints) as run,
     ):
         work = SimilarityWork(plan, run, models)
-        for key in track(work.units(), description="states, cosines, CKA", console=console, transient=True):
-            work.perform(key)
-        tables = work.tables()
-        lead = work.describe(tables)
+        common.perform_units(run, work.units(), work.perform, console, reading=work.seconds)
+        tables = make_tables(work)
+        lead = describe(work, tables)
         report = common.write_results(
             run,
             title=f"How alike task vectors of {settings.model} are",

@@ -51,7 +51,7 @@ class Arguments:
     template: str = r"Q: {x}\nA: {y}\n\n"
     r"""How an example is written, as in experiments.cross_modal_patch."""
     out: Annotated[
-        Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(default: runs/task_clusters/<model>)")
+        Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(default: runs/task_clusters/<name>)")
     ] = None
     """Folder of the run. The same command continues a killed run."""
     loading: common.Loading = field(default_factory=common.LoadOptions)
@@ -60,17 +60,18 @@ class Arguments:
 def main(arguments: Arguments) -> None:
     """Loads the model, does what is not yet done, and writes tables, figures and the report."""
     from rich.console import Console
-    from rich.progress import track
 
     from figures import clusters as figures
-    from interp.protocol.bank import slug
     from interp.runs import Run
     from interp.tasks import load_task, task_names
-    from probes.task_clusters import NOTES, ClusterSettings, ClusterWork, make_plan
+    from probes.task_cluster_tables import NOTES, describe
+    from probes.task_cluster_tables import tables as make_tables
+    from probes.task_cluster_work import ClusterWork
+    from probes.task_clusters import ClusterSettings, make_plan
 
     console = Console(soft_wrap=True)
     given = vars(arguments).copy()
-    out = given.pop("out")
+    del given["out"]
     tasks = [load_task(name) for name in arguments.tasks or task_names()]
     settings = ClusterSettings(**given | {"tasks": tuple(task.name for task in tasks)})
     console.print(f"Loading {settings.model} ...")
@@ -78,17 +79,16 @@ def main(arguments: Arguments) -> None:
     model = models(settings.model)
     settings = settings.resolve(model)
     plan = make_plan(settings, tasks, model)
-    folder = out or Path("runs") / "task_clusters" / slug(settings.model)
+    folder = arguments.out or common.run_folder(arguments, "task_clusters")
     fingerprints = {model.name: model.fingerprint}
     with (
         common.remarks_on(console),
         Run.open(folder, plan.config(), seeds=(settings.seed,), models=fingerprints) as run,
     ):
         work = ClusterWork(settings, plan, run, models)
-        for key in track(work.units(), description="states, clusters, probes", console=console, transient=True):
-            work.perform(key)
-        tables = work.tables()
-        lead = work.describe(tables)
+        common.perform_units(run, work.units(), work.perform, console, reading=work.seconds)
+        tables = make_tables(work)
+        lead = describe(work, tables)
         report = common.write_results(
             run,
             title=f"Task or modality: what the states of {settings.model} cluster by",

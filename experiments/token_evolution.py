@@ -49,14 +49,13 @@ class Arguments:
     ] = None
     """Example sets of a task."""
     full: bool = False
-    """As many example sets as the paper."""
+    """As many example sets as the paper. Says beforehand how long it will take."""
     seed: int = 0
     """Seed of the example sets."""
     template: str = r"Q: {x}\nA: {y}\n\n"
     r"""How an example is written, as in experiments.cross_modal_patch."""
     out: Annotated[
-        Path | None,
-        tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(default: runs/token_evolution/<model>[-full])"),
+        Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(default: runs/token_evolution/<name>)")
     ] = None
     """Folder of the run. The same command continues a killed run."""
     loading: common.Loading = field(default_factory=common.LoadOptions)
@@ -65,10 +64,8 @@ class Arguments:
 def main(arguments: Arguments) -> None:
     """Loads the model, does what is not yet done, and writes tables, figures and the report."""
     from rich.console import Console
-    from rich.progress import track
 
     from figures import lens as figures
-    from interp.protocol.bank import slug
     from interp.protocol.evolution import EvolutionSettings, EvolutionWork
     from interp.protocol.phases import tables as make_tables
     from interp.runs import Run
@@ -79,21 +76,22 @@ def main(arguments: Arguments) -> None:
     console.print(f"Loading {arguments.model} ...")
     model = common.model_loader(arguments.loading, main=arguments.model)(arguments.model)
     given = vars(arguments).copy()
-    out, full, query, sets = (given.pop(name) for name in ("out", "full", "query", "sets"))
+    query, sets = given.pop("query"), given.pop("sets")
+    del given["out"], given["full"]
     settings = EvolutionSettings(
         **given
         | {"tasks": tuple(task.name for task in tasks)}
         | {"queries": query or (("text", "image") if model.takes_images else ("text",))}
-        | {"sets": sets if sets is not None else FULL if full else QUICK}
+        | {"sets": sets if sets is not None else FULL if arguments.full else QUICK}
     )
-    folder = out or Path("runs") / "token_evolution" / (slug(settings.model) + ("-full" if full else ""))
+    work = EvolutionWork(settings, tasks, model)
+    folder = arguments.out or common.run_folder(arguments, "token_evolution")
     with (
         common.remarks_on(console),
         Run.open(folder, settings.config(), seeds=(settings.seed,), models={model.name: model.fingerprint}) as run,
     ):
-        work = EvolutionWork(settings, tasks, model, run)
-        for key in track(work.units(), description="example sets", console=console, transient=True):
-            work.perform(key)
+        work.run = run
+        common.perform_units(run, work.units(), work.perform, console, reading=work.seconds)
         tables = make_tables(work)
         evolution, switches = tables["evolution"], tables["switches"]
         report = common.write_results(
@@ -122,7 +120,8 @@ def main(arguments: Arguments) -> None:
             notes={
                 "switches": "The layer that tells the two curves apart best; empty where there is no such layer, with "
                 "the share of resamples without one under never. Layers count blocks from 0.",
-                "tokens": "Tokens of the input set and of the task words.",
+                "tokens": "Tokens of the input set and of the task words; one that is not a whole word begins one of "
+                "several tokens, and other words too.",
             },
         )
     console.print(switches[switches["labels"] == "right"].drop(columns=["model", "labels"]).to_string(index=False))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from experiments import common
+from experiments.common import arg
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,18 +23,8 @@ MODULE = "experiments.transfer_table"
 PLAIN = (r"Q: {x}\nA: {y}\n\n", r"Input: {x}\nOutput: {y}\n\n")
 TEMPLATES = (*PLAIN, r"Q:{x}\nA:{y}\n\n", "chat")
 TASKS = ("country-capital", "animal-young", "food-color")
-QUICK: dict[str, Any] = {"seeds": (0, 1), "contexts": 3, "selection_items": 3, "test_items": 5, "templates": PLAIN}
-FULL: dict[str, Any] = {
-    "seeds": (0, 1, 2),
-    "contexts": 10,
-    "selection_items": None,
-    "test_items": None,
-    "templates": TEMPLATES,
-}
-
-
-def _arg(metavar: str, default: str) -> Any:
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
+QUICK: dict[str, Any] = {"seeds": (0, 1), "contexts": 2, "selection_items": 3, "test_items": 4}
+FULL: dict[str, Any] = {"seeds": (0, 1, 2), "contexts": 10, "selection_items": None, "test_items": None}
 
 
 @dataclass(frozen=True)
@@ -45,72 +36,64 @@ class Arguments:
     with a bootstrap over items and seeds; and paired tests between the methods that the paper compares, with Holm's
     correction. The paper's own numbers stand beside ours where the model is one of theirs.
 
-    Without options: the bundled pair, three tasks of 5 test items, two templates, two seeds, every third layer.
+    Without options: the bundled pair, three tasks of 4 test items, two templates, two seeds, every fourth layer.
 
     Example: python -m experiments.transfer_table --tasks country-capital animal-young --query image --contexts 5
     """
 
     model: str = "bundled"
     """The model that is patched: bundled (the VLM), bundled-llm, a hub id, or a folder."""
-    source_model: Annotated[tuple[str, ...], _arg("MODEL ...", "the model itself; for bundled also its base LLM")] = ()
+    source_model: Annotated[tuple[str, ...], arg("MODEL ...", "the model itself; for bundled also its base LLM")] = ()
     """Models whose task vectors are patched in; both are held at once."""
-    tasks: Annotated[tuple[str, ...], _arg("TASK ...", "one of each family; with --full the six")] = ()
+    tasks: Annotated[tuple[str, ...], arg("TASK ...", "one of each family; with --full the six")] = ()
     """Task names, or folders with items.csv and instruction.txt."""
-    wrong_tasks: Annotated[tuple[str, ...], _arg("TASK ...", "--tasks, or the six if that is one task")] = ()
+    wrong_tasks: Annotated[tuple[str, ...], arg("TASK ...", "--tasks, or the six if that is one task")] = ()
     """Tasks whose mean vector is the wrong-task control; the scored task is left out."""
-    source: Annotated[tuple[str, ...], _arg("{text,image,instruction,ensemble,heads} ...", "all but heads")] = ()
+    source: Annotated[tuple[str, ...], arg("{text,image,instruction,ensemble,heads} ...", "all but heads")] = ()
     """How the task is specified."""
-    query: Annotated[tuple[str, ...], _arg("{image,text} ...", "all that apply")] = ()
+    query: Annotated[tuple[str, ...], arg("{image,text} ...", "all that apply")] = ()
     """Modality of the query."""
-    templates: Annotated[tuple[str, ...] | None, _arg("TEMPLATE ...", "2; with --full 4, of which chat if it can")] = (
+    templates: Annotated[tuple[str, ...] | None, arg("TEMPLATE ...", "2; with --full 4, of which chat if it can")] = (
         None
     )
     r"""How an example is written, as --template of experiments.cross_modal_patch; the first is the main one."""
     shots: int = 5
     """Complete demonstrations that a prompt, and a vector read from one context, sees."""
-    contexts: Annotated[int | None, _arg("INT", "3; with --full 10")] = None
+    contexts: Annotated[int | None, arg("INT", "2; with --full 10")] = None
     """Contexts averaged in a mean vector (unmatched budget)."""
-    seeds: Annotated[tuple[int, ...] | None, _arg("INT ...", "0 1; with --full 0 1 2")] = None
+    seeds: Annotated[tuple[int, ...] | None, arg("INT ...", "0 1; with --full 0 1 2")] = None
     """Seeds of the contexts and of the random vectors."""
     layers: Annotated[
-        tuple[int, ...] | Literal["all"] | None, _arg("{all,INT ...}", "every third; with --full all")
+        tuple[int, ...] | Literal["all"] | None, arg("{all,INT ...}", "every fourth; with --full all")
     ] = None
     """Layers tried on the selection split, counted from 0."""
-    selection_items: Annotated[int | None, _arg("INT", "3; with --full all")] = None
+    selection_items: Annotated[int | None, arg("INT", "3; with --full all")] = None
     """Most items of a task that choose the layer."""
-    test_items: Annotated[int | None, _arg("INT", "5; with --full all")] = None
+    test_items: Annotated[int | None, arg("INT", "4; with --full all")] = None
     """Most items of a task that are scored."""
     full: bool = False
-    """All items, tasks and templates, and three seeds. Says beforehand how long a template will take."""
-    max_new_tokens: Annotated[int | None, _arg("INT", "one more than the task's longest accepted answer")] = None
+    """All items, tasks and templates, and three seeds. Says beforehand how long it will take."""
+    max_new_tokens: Annotated[int | None, arg("INT", "one more than the task's longest accepted answer")] = None
     """Longest generated answer, in tokens."""
     on_error: Annotated[str, tyro.conf.arg(metavar="{stop,continue}")] = "stop"
     """At an image that cannot be decoded: stop, or continue without the item."""
-    out: Annotated[Path | None, _arg("FOLDER", "runs/transfer_table/<name>")] = None
+    out: Annotated[Path | None, arg("FOLDER", "runs/transfer_table/<name>")] = None
     """Folder of the run; each template has a run folder in its templates/. The same command continues a killed run."""
     loading: common.Loading = field(default_factory=common.LoadOptions)
 
     def settings(self, models: "Callable[[str], Model]") -> "list[Settings]":
         """The protocol's settings for every template."""
-        from interp.protocol.settings import Settings
-
-        preset = FULL if self.full else QUICK
-        given = {name: preset[name] if getattr(self, name) is None else getattr(self, name) for name in preset}
-        templates, tasks = given.pop("templates"), self.tasks or (() if self.full else TASKS)
-        settings = Settings(
-            model=self.model,
+        tasks = self.tasks or (() if self.full else TASKS)
+        templates = self.templates if self.templates is not None else TEMPLATES if self.full else PLAIN
+        settings = common.protocol_settings(
+            self,
+            FULL if self.full else QUICK,
+            layer_step=4,
             source_models=self.source_model,
             tasks=tasks,
             wrong_tasks=self.wrong_tasks or (tasks if len(tasks) > 1 else ()),
             sources=self.source,
             queries=self.query,
-            shots=self.shots,
-            layers=self.layers if isinstance(self.layers, tuple) else (),
-            layer_step=3 if self.layers is None and not self.full else 1,
-            max_new_tokens=self.max_new_tokens,
-            on_error=self.on_error,
-            loading=self.loading,
-            **given,
         )
         model = models(self.model)
         settings = settings.resolve(takes_images=model.takes_images, n_layers=model.n_layers)
@@ -168,7 +151,7 @@ def main(arguments: Arguments) -> None:
             part = run.folder / "templates" / str(index)
             with Run.open(part, plan.config(), seeds=settings.seeds, models=fingerprints) as inner:
                 work = Work(plan, inner, models, backend_for(plan.settings.backend))
-                perform(plan, work, models, console)
+                perform(plan, work, models, console, alike=len(plans) - index - 1)
                 chosen = work.layers
                 answers.append(tables.prediction_table(plan, inner).assign(template=template))
                 layers.append(tables.layer_table(tables.sweep_table(plan, inner)).assign(template=template))
@@ -219,7 +202,8 @@ def _write(
     forms = {name: table for name, table in forms.items() if len(table)}
     beside = (
         " Columns of tasks and all are exact match, all the mean over tasks, low to high its 95 % interval over items "
-        "and seeds. Rows of Luo et al. are their numbers on their items (one token, prefix rule)."
+        "and seeds. Rows of Luo et al. are their numbers on their items (one token, prefix rule), "
+        "their mean that over the tasks shown."
     )
     overall = comparisons[comparisons["task"] == "all"].drop(columns=["task"]) if len(comparisons) else comparisons
     run.write_jsonl("predictions.jsonl", common.plain_rows(answers))
@@ -235,7 +219,7 @@ def _write(
         notes["cosines"] = (
             "Cosine of the mean task vectors of two models at the patched layer: the same task, and different tasks as "
             "its baseline; centred: after the mean over tasks is taken off. Two random directions spread by "
-            "random_spread around 0."
+            "random_spread around 0. luo: what the paper reports, where the pair is one of theirs."
         )
     return common.write_results(
         run,

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -29,15 +30,17 @@ def all_figures(tables: Mapping[str, pd.DataFrame], *, layer: int) -> dict[str, 
     """Name -> figure and caption, in the order of the report.
 
     Args:
-        tables: clusters, cosines, probes, projection.
+        tables: clusters, cosines, probes, and projection, which may be empty.
         layer: the chosen layer.
     """
-    return {
-        "projections": (
+    drawn: dict[str, tuple[Figure, str]] = {}
+    if len(tables["projection"]):
+        drawn["projections"] = (
             projections(tables["projection"]),
             f"Every scored context at layer {layer}, which other contexts chose. t-SNE and UMAP keep neighbourhoods "
             "only; the numbers are below. Stars are instructions.",
-        ),
+        )
+    return drawn | {
         "clusters": (
             cluster_curves(tables["clusters"], layer=layer),
             "Silhouette and nearest-neighbour purity per layer, with 95 % intervals over blocks of items. Dashed: 95th "
@@ -63,7 +66,8 @@ def projections(projection: pd.DataFrame) -> Figure:
     """
     kinds, methods = _ordered(projection["kind"], KINDS), _ordered(projection["method"], METHODS)
     tasks, modalities = list(dict.fromkeys(projection["task"])), _ordered(projection["modality"], MARKERS)
-    colours = {task: TASKS[at % len(TASKS)] for at, task in enumerate(tasks)}
+    palette = TASKS if len(tasks) <= len(TASKS) else colormaps["turbo"](np.linspace(0.05, 0.95, len(tasks)))
+    colours = dict(zip(tasks, palette, strict=False))
     figure, axes = _grid(len(kinds), len(methods), size=(3.5, 3.1))
     for row, kind in enumerate(kinds):
         for column, method in enumerate(methods):

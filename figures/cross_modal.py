@@ -40,6 +40,8 @@ MARKERS = {"text": "o", "image": "s", "instruction": "^", "ensemble": "D", "head
 METHODS = {
     "no_context": "no context",
     "majority": "majority answer",
+    "question": "the question itself",
+    "question_blank": "the question, blank image",
     "prompt": "prompt",
     "patch_single": "patch, one context",
     "patch_mean": "patch, mean of contexts",
@@ -121,9 +123,13 @@ def accuracy_per_layer_and_task(sweep: pd.DataFrame, layers: pd.DataFrame, *, so
 
 
 def method_comparison(
-    summary: pd.DataFrame, *, query: str | None = None, bars: str = "95 % Wilson intervals, each item counted once"
+    summary: pd.DataFrame,
+    *,
+    query: str | None = None,
+    bars: str = "95 % Wilson intervals, each item counted once",
+    score: str = "exact match",
 ) -> Figure:
-    """Every arm's exact-match accuracy on the test split with its interval, one labelled line per arm.
+    """Every arm's accuracy on the test split with its interval, one labelled line per arm.
 
     Args:
         summary: table with columns source_model, task, source, query, method, layer_choice, items, seeds, exact, low,
@@ -131,6 +137,7 @@ def method_comparison(
         query: None compares the means over tasks, one panel per query modality; "image" or "text" compares that
             modality's queries, one panel per task.
         bars: what low and high are.
+        score: what the column exact holds.
 
     Returns:
         The figure; all panels share the list of arms on the left.
@@ -155,7 +162,7 @@ def method_comparison(
     for ax, (title, panel) in zip(axes, panels, strict=True):
         _dots(ax, panel, arms, places)
         ax.set_title(f"{title}{separator}n = {_span(panel['items'])}", loc="left")
-        ax.set_xlabel("exact match")
+        ax.set_xlabel(score)
     axes[0].set_ylim(places[-1] + 0.8, -0.8)
     axes[0].set_xlim(-0.02, min(1.02, max(0.2, 1.08 * shown["high"].max())))
     axes[0].set_yticks(places, [arm_name(*arm) for arm in arms])

@@ -1,7 +1,7 @@
 """Figures of the curve over examples (Luo et al. 2025, figure 6): rates = pandas.read_csv("rates.csv").
 
 One row per query modality, method, source, number of examples and task; low to high is the bootstrap interval over
-items and seeds.
+items and seeds, and seed_sd the standard deviation over seeds, which is missing for one.
 """
 
 import pandas as pd
@@ -21,7 +21,7 @@ def examples_curve(rates: pd.DataFrame) -> Figure:
 
     Args:
         rates: of one query modality, with columns query, method, source, examples, task, seeds, items, exact, low,
-            high.
+            high, seed_sd.
     """
     shown = rates[rates["task"] == "all"].fillna({"source": ""})
     figure = Figure(figsize=(9.2, 3.9))
@@ -74,7 +74,10 @@ def _panel(ax: Axes, rates: pd.DataFrame, method: str) -> None:
                 ax.axhline(line["exact"].iloc[0], color=COLOURS[source], linewidth=1.3)
             continue
         line = pd.concat([start, line]).sort_values("examples")
-        ax.fill_between(line["examples"], line["low"], line["high"], color=COLOURS[source], alpha=0.15, linewidth=0)
+        spread = line["seed_sd"].fillna(0)
+        bands = ((line["low"], line["high"], 0.1), (line["exact"] - spread, line["exact"] + spread, 0.22))
+        for low, high, alpha in bands:
+            ax.fill_between(line["examples"], low, high, color=COLOURS[source], alpha=alpha, linewidth=0)
         ax.plot(
             line["examples"], line["exact"], color=COLOURS[source], marker=MARKERS[source], markersize=4, linewidth=1.5
         )

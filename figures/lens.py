@@ -180,7 +180,7 @@ def _line(
     ax: Axes, rows: pd.DataFrame, colour: str, *, style: str = "-", band: bool = False, value: str = "relative"
 ) -> None:
     rows = rows.sort_values("layer")
-    if band and rows["low"].notna().all():
+    if band and rows["low"].notna().any():
         ax.fill_between(rows["layer"], rows["low"], rows["high"], color=colour, alpha=0.15, linewidth=0)
     ax.plot(rows["layer"], rows[value], color=colour, linestyle=style, linewidth=1.5 if style == "-" else 1.0)
 

@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 ARMS = {
     "before": "no patch",
     "prefix": "instruction as prefix",
+    "chat": "no patch, in a chat",
+    "system": "instruction as system prompt",
     "patch": "patch",
     "random": "control: random vector",
     "wrong": "control: wrong task",

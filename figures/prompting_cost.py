@@ -1,5 +1,7 @@
 """Figures of the cost of prompting and patching: table = pandas.read_csv("cost.csv"), one row per case."""
 
+from itertools import cycle
+
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -24,7 +26,7 @@ def seconds(table: pd.DataFrame) -> Figure:
     counts = sorted(set(table["queries"]))
     for ax, modality in zip(axes, modalities, strict=True):
         for method, colour in _COLOURS.items():
-            for queries, style in zip(counts, _STYLES, strict=False):
+            for queries, style in zip(counts, cycle(_STYLES), strict=False):
                 line = _line(table, modality, method)
                 line = line[line["queries"] == queries]
                 ax.vlines(line["examples"], line["low"], line["high"], color=colour, linewidth=1)
@@ -34,7 +36,7 @@ def seconds(table: pd.DataFrame) -> Figure:
     handles = [Line2D([], [], color=_COLOURS[m], marker="o", label=_LABELS[m]) for m in _COLOURS]
     handles += [
         Line2D([], [], color="#444444", linestyle=style, label=f"queries at once: {queries}")
-        for queries, style in zip(counts, _STYLES, strict=False)
+        for queries, style in zip(counts, cycle(_STYLES), strict=False)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     figure.suptitle("Time of prompting and of patching")

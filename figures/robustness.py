@@ -16,6 +16,7 @@ from figures.cross_modal import COLOURS, SOURCES
 _GRID = {"color": "#E2E2E2", "linewidth": 0.6}
 _STYLES = {"patch": "-", "prompt": "--"}
 _GREY = {"control_wrong_task": (":", "control: wrong task"), "control_random": ("-.", "control: random vector")}
+_CROSSES = {"control_wrong_task": ("x", "control: wrong task"), "control_random": ("+", "control: random vector")}
 _FLAT = {"no_context": ((0, (1, 3)), "#444444", "no context"), "majority": ((0, (4, 2)), "#BBBBBB", "majority answer")}
 _AXES = {"number": "demonstrations in one context", "labels": "share of wrong labels"}
 _TITLES = {"number": "Number of demonstrations", "labels": "Wrong labels"}
@@ -77,8 +78,9 @@ def noisy_instructions(rates: pd.DataFrame) -> Figure:
                     arm = panel[(panel["source"] == source) & (panel["method"] == method)]
                     line = arm[arm["setting"].isin(["clean", kind])].sort_values("level")
                     _line(ax, line, COLOURS[source], _STYLES[method])
-                wrong = panel[(panel["method"] == "control_wrong_task") & (panel["source"] == source)]
-                ax.plot([0], wrong["exact"], "x", color=COLOURS[source], markersize=5)
+                for method, (mark, _) in _CROSSES.items():
+                    control = panel[(panel["method"] == method) & (panel["source"] == source)]
+                    ax.plot(control["level"], control["exact"], mark, color=COLOURS[source], markersize=5)
             _flat(ax, panel)
             ax.set_title(f"{kind}, {query} queries", loc="left")
             ax.set_xlabel("share of changed words")
@@ -178,7 +180,9 @@ def _finish(
     if grey:
         handles += [Line2D([], [], color="#888888", linestyle=style, label=label) for style, label in _GREY.values()]
     if crosses:
-        handles.append(Line2D([], [], color="#444444", marker="x", linestyle="", label="control: wrong task"))
+        handles += [
+            Line2D([], [], color="#444444", marker=mark, linestyle="", label=label) for mark, label in _CROSSES.values()
+        ]
     handles += [Line2D([], [], color=colour, linestyle=style, label=label) for style, colour, label in _FLAT.values()]
     figure.legend(
         handles=handles, loc="outside lower center", ncols=3 if figure.get_figwidth() > 10 else 2, frameon=False

@@ -14,6 +14,7 @@ from figures.cross_modal import COLOURS, MARKERS, METHODS, SOURCES
 _GRID = {"color": "#E2E2E2", "linewidth": 0.6}
 _SHOWN = [
     ("no_context", ""),
+    ("majority", ""),
     ("prompt", "text"),
     ("prompt", "image"),
     ("patch_single", "text"),
@@ -21,7 +22,7 @@ _SHOWN = [
     ("patch_mean", "image"),
     ("control_wrong_task", "text"),
 ]
-_STYLES = {"prompt": "white", "patch_single": "#DDDDDD"}
+_STYLES = {"majority": "white", "prompt": "white", "patch_single": "#DDDDDD"}
 """Fill of the markers; others are filled with their colour."""
 
 
@@ -46,7 +47,7 @@ def templates(rates: pd.DataFrame) -> Figure:
             for place, name in enumerate(names):
                 if (name, *arm) in panel.index:
                     row = panel.loc[(name, *arm)]
-                    y = place + 0.11 * (index - (len(_SHOWN) - 1) / 2)
+                    y = place + 0.1 * (index - (len(_SHOWN) - 1) / 2)
                     ax.hlines(y, row["low"], row["high"], color=colour, linewidth=1.2)
                     face = _STYLES.get(arm[0], colour)
                     ax.plot(row["exact"], y, MARKERS[arm[1]], color=colour, markerfacecolor=face, markersize=4.5)

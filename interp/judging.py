@@ -5,18 +5,22 @@ The model judge reads one forward pass: after a prompt that shows the question, 
     score = log sum_{t in yes} p(t) - log sum_{t in no} p(t),   right if score > 0
 
 with yes and no the first tokens of the two words in small and capital letters, with and without a space before them.
+A model that would say something else altogether is given away by the probability that it says either.
 (Luo et al. 2025 had an overriding benchmark judged by a large closed model; any model that this package loads can be
 the judge here, and its agreement with the rule is reported, since a judge is only as good as that.)
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from string import Formatter
 from typing import Protocol
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from interp.errors import CrosstaskError
 from interp.models.base import Model
@@ -52,10 +56,17 @@ class Case:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether an answer is right, and the judge's log-odds for it (None where there is nothing between the two)."""
+    """Whether an answer is right.
+
+    Attributes:
+        right: the verdict.
+        score: the judge's log-odds for it; None where there is nothing between the two.
+        said: the probability with which a model says yes or no rather than anything else; None where none was asked.
+    """
 
     right: bool
     score: float | None = None
+    said: float | None = None
 
 
 class Judge(Protocol):
@@ -111,17 +122,21 @@ class ModelJudge:
         """One verdict per case, in order.
 
         Raises:
-            CrosstaskError: if an answer or a question holds a special token of the judge.
+            CrosstaskError: if an answer or a question holds a special token of the judge, or its logits are no numbers.
         """
-        verdicts = [Verdict(False)] * len(cases)
-        asked = [place for place, case in enumerate(cases) if case.answer.strip()]
-        prompts = [render(self.model, Specification(), self.text(cases[i]), template=self.frame) for i in asked]
+        asked = list(dict.fromkeys(self.text(case) for case in cases if case.answer.strip()))
+        prompts = [render(self.model, Specification(), text, template=self.frame) for text in asked]
         found = sweep_logits(self.model, prompts, [[RowPatch(0, None)]] * len(prompts))
-        for place, logits in zip(asked, found, strict=True):
-            given = logits[0].double()
-            score = (torch.logsumexp(given[self.yes], 0) - torch.logsumexp(given[self.no], 0)).item()
-            verdicts[place] = Verdict(score > 0, score)
-        return verdicts
+        said = {text: self._verdict(logits[0]) for text, logits in zip(asked, found, strict=True)}
+        return [said[self.text(case)] if case.answer.strip() else Verdict(False) for case in cases]
+
+    def _verdict(self, logits: Float[Tensor, " V"]) -> Verdict:
+        given = torch.log_softmax(logits.double(), 0)
+        yes, no = torch.logsumexp(given[self.yes], 0), torch.logsumexp(given[self.no], 0)
+        score = (yes - no).item()
+        if not math.isfinite(score):
+            raise CrosstaskError(f"the judge {self.model.name!r} gives logits that are no numbers")
+        return Verdict(score > 0, score, torch.logaddexp(yes, no).exp().item())
 
     def text(self, case: Case) -> str:
         """What the judge reads before the last line."""

@@ -12,8 +12,8 @@ Luo et al. (2025) read the delimiter through the lens, block by block, and follo
 
     log p(S) = log sum over t in S of softmax(lens(h))_t,
 
-and the *relative* probability of a set is its share of what the compared sets have together. Vocabularies are large,
-so logits are computed for some states at a time and reduced at once.
+and the *relative* probability of a set is its share of what the compared sets have together, a softmax over their
+log-probabilities. Vocabularies are large, so logits are computed for some states at a time and reduced at once.
 """
 
 from __future__ import annotations
@@ -89,11 +89,6 @@ def log_probabilities(
         inside = logits.log_softmax(-1).gather(1, tokens.clamp(min=0).flatten(1)).view(tokens.shape)
         found.append(inside.masked_fill(tokens < 0, -torch.inf).logsumexp(-1))
     return torch.cat(found).view(*states.shape[:2], -1)
-
-
-def relative(log_probabilities: Float[Tensor, "... C"]) -> Float[Tensor, "... C"]:
-    """Each set's share of the probability that the compared sets have together; the shares add up to 1."""
-    return log_probabilities.softmax(-1)
 
 
 def top_tokens(
@@ -183,6 +178,11 @@ def word_token_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> 
         fewest = min(map(len, ways))
         found |= dict.fromkeys(way[0] for way in ways if len(way) == fewest)
     return tuple(found)
+
+
+def is_word(tokenizer: PreTrainedTokenizerBase, token: int, words: Sequence[str]) -> bool:
+    """Whether a token spells one of the words, or (False) is only how one begins."""
+    return str(tokenizer.decode([token])).strip().casefold() in {word.casefold() for word in words}
 
 
 def spell(tokenizer: PreTrainedTokenizerBase, token: int) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -32,14 +33,22 @@ logger = logging.getLogger(__name__)
 
 CPU_TOKENS, GPU_TOKENS = 2048, 131072
 """Most tokens of a forward pass: a CPU's cores are busy well below that."""
+SWEEP_ROWS = 2048
+"""Most packed rows of a forward pass, over all its queries."""
 PACKED_ROWS = 512
-"""Most packed rows of a forward pass: enough to keep a CPU busy; beyond it masked-out pairs of rows begin to cost."""
+"""Most packed rows of one query in a forward pass: beyond it masked-out pairs of rows begin to cost."""
+SHARED_ROWS = 128
+"""Rows of one query that leave room for other queries beside it: more of them, and small blocks are not busy."""
+ROW_TOKENS = 16
+"""Tokens that a packed row adds to the cache, its answer included."""
 LOGIT_BYTES = 2**29
 """Most memory for the logits of packed rows, which are all computed."""
 TOKEN_SHARE, LOGIT_SHARE = 0.4, 0.1
 """What part of the free memory tokens and logits may take; the rest is for the vision tower, masks and fragments."""
 RETRIES = 2
 """How often a plan is halved after it did not fit."""
+_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+"""Freed memory goes back to the system, so that what is held follows what is used."""
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -73,7 +82,8 @@ def memory_plan(model: Model) -> MemoryPlan:
         tokens, logits = int(TOKEN_SHARE * free) // _token_bytes(model), min(LOGIT_BYTES, int(LOGIT_SHARE * free))
         most = GPU_TOKENS if model.device.type == "cuda" else CPU_TOKENS
         row = model.module.config.get_text_config().vocab_size * model.dtype.itemsize
-        _plans[model] = MemoryPlan(max(1, min(most, tokens)), max(1, min(PACKED_ROWS, logits // row)), free)
+        rows = min(SWEEP_ROWS, logits // row, tokens // ROW_TOKENS)
+        _plans[model] = MemoryPlan(max(1, min(most, tokens)), max(1, rows), free)
         logger.info("sweep of model %r: %s", model.name, _plans[model])
     return _plans[model]
 
@@ -137,6 +147,12 @@ def _halve(model: Model) -> None:
     plan = memory_plan(model)
     _plans[model] = replace(plan, tokens=max(1, plan.tokens // 2), rows=max(1, plan.rows // 2))
     logger.warning("model %r ran out of memory; halved to %s", model.name, _plans[model])
+
+
+def measuring_environment(threads: int) -> dict[str, str]:
+    """The environment of a process whose peak memory is measured, which finds this package and gives memory back."""
+    paths = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, **_MALLOC, "PYTHONPATH": paths, "OMP_NUM_THREADS": str(threads)}
 
 
 def peak_memory(model: Model, work: Callable[[], object]) -> tuple[int, int]:

@@ -11,6 +11,7 @@ separate forward per row costs rows x T tokens and rows passes of the vision tow
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import accumulate, pairwise
@@ -24,7 +25,7 @@ from interp.batches import chunks, collate
 from interp.decoding import Answers, Generation, decode, new_cache
 from interp.errors import CrosstaskError
 from interp.hooks import Mode
-from interp.memory import memory_plan, within_memory
+from interp.memory import PACKED_ROWS, SHARED_ROWS, memory_plan, within_memory
 from interp.models.base import Model
 from interp.prefix import CopiedRows, Manner, PackedRows, Prefix, RowPatch, patched
 from interp.prompts import Prompt
@@ -154,13 +155,15 @@ def sweep_logits(
     Arguments and errors are those of :func:`sweep`; ``allow_noop`` permits patches that change nothing.
     """
     owner = [(q, r) for q, patches in enumerate(rows) for r in range(len(patches))]
-    found: list[list[Tensor]] = [[torch.empty(0)] * len(patches) for patches in rows]
+    found: list[list[Tensor]] = [[] for _ in rows]  # for each query its rows, in portions
     manner = Manner(mode, scale, allow_noop)
     for run, members in _runs(model, prompts, rows, engine, max_rows, budget, 1):
         pairs = [owner[member] for member in members]
-        for (q, r), logits in zip(pairs, run.start([rows[q][r] for q, r in pairs], manner).cpu(), strict=True):
-            found[q][r] = logits
-    return [torch.stack(logits) if logits else torch.empty(0) for logits in found]
+        logits = run.start([rows[q][r] for q, r in pairs], manner).cpu()
+        counts = Counter(q for q, _ in pairs)
+        for q, portion in zip(counts, logits.split(list(counts.values())), strict=True):
+            found[q].append(portion)
+    return [portions[0] if len(portions) == 1 else torch.cat(portions or [torch.empty(0)]) for portions in found]
 
 
 def choose_engine(model: Model, engine: Engine, n_tokens: int) -> Engine:
@@ -263,19 +266,38 @@ def _runs(
     tokens, room = budget or plan.tokens, max_rows or plan.rows
     busy = [q for q, patches in enumerate(rows) if patches]
     for group in chunks([prompts[q] for q in busy], tokens):
-        together = max(1, room // max(len(rows[busy[i]]) for i in group))
+        most = max(len(rows[busy[i]]) for i in group)
+        together = max(1, room // (min(most, SHARED_ROWS) if chosen == "packed" else most))
         for start in range(0, len(group), together):
             queries = [busy[i] for i in group[start : start + together]]
             here = [prompts[q] for q in queries]
-            pairs = [(i, first[q] + r) for i, q in enumerate(queries) for r in range(len(rows[q]))]
+            counts = [len(rows[q]) for q in queries]
             prefix = None if chosen == "plain" else Prefix(model, here)
-            step = room if chosen == "packed" else min(room, max(1, tokens // max(p.n_tokens for p in here)))
-            for part in (pairs[at : at + step] for at in range(0, len(pairs), step)):
-                members = [answer for _, answer in part]
+            if chosen == "packed":
+                parts = _packs(counts, min(PACKED_ROWS, max(1, room // len(queries))))
+            else:
+                parts = _in_turn(counts, min(room, max(1, tokens // max(p.n_tokens for p in here))))
+            for part in parts:
+                pairs = [(i, first[queries[i]] + r) for i, r in part]
+                members = [answer for _, answer in pairs]
                 if prefix is None:
-                    yield _PlainRows(model, [here[i] for i, _ in part], members), members
+                    yield _PlainRows(model, [here[i] for i, _ in pairs], members), members
                 else:
-                    yield (PackedRows if chosen == "packed" else CopiedRows)(prefix, part), members
+                    yield (PackedRows if chosen == "packed" else CopiedRows)(prefix, pairs), members
+
+
+def _packs(counts: Sequence[int], most: int) -> Iterator[list[tuple[int, int]]]:
+    """The rows (query, row) of queries in even parts, each with at most so many rows of every query."""
+    parts = -(-max(counts) // most)
+    step = -(-max(counts) // parts)
+    for at in range(0, max(counts), step):
+        yield [(i, r) for i, count in enumerate(counts) for r in range(at, min(at + step, count))]
+
+
+def _in_turn(counts: Sequence[int], most: int) -> Iterator[list[tuple[int, int]]]:
+    """The rows (query, row) of queries one after another, at most so many at once."""
+    every = [(i, r) for i, count in enumerate(counts) for r in range(count)]
+    yield from (every[at : at + most] for at in range(0, len(every), most))
 
 
 def row_patches(

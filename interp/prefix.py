@@ -218,10 +218,11 @@ class PackedRows:
             if narrowed:
                 stack.enter_context(narrow(self.model.blocks, widths))
             stack.enter_context(patched(self.model, patches, rows, places, manner))
-            logits = self._step(self.prefix.delimiters[:, None].expand_as(slots))
+            logits = self._step(self.prefix.delimiters[:, None].expand_as(slots), logits=longest).flatten(0, 1)
         if narrowed:
             self._complete_cache(widths)
-        return logits[rows, places]
+        order = [query * longest + column - narrowed for query, column in self.sites]
+        return logits if order == list(range(len(logits))) else logits[order]
 
     def _complete_cache(self, widths: Sequence[int]) -> None:
         """Give the columns that a block did not run the keys and values of the bare row, which are theirs."""
@@ -249,8 +250,8 @@ class PackedRows:
             self._drop_finished()
             tokens = self._step(tokens).argmax(-1)
 
-    def _step(self, tokens: Int[Tensor, "B R"]) -> Float[Tensor, "B R V"]:
-        """Run one token of every row."""
+    def _step(self, tokens: Int[Tensor, "B R"], logits: int | None = None) -> Float[Tensor, "B R V"]:
+        """Run one token of every row; the logits of the last rows, or of all."""
         slots = self.pack.slots
         self.pack = replace(self.pack, tail=torch.cat([self.pack.tail, slots], dim=1))
         step = {
@@ -259,8 +260,8 @@ class PackedRows:
             "position_ids": self.position.expand_as(tokens),
         }
         self.position = self.position + 1
-        output = self.model.forward(step, fresh=False, last_logits=False, past_key_values=self.cache, use_cache=True)
-        return output.logits
+        output = self.model.forward(step, fresh=False, logits=logits, past_key_values=self.cache, use_cache=True)
+        return output.logits if logits is None else output.logits[:, -logits:]
 
     def _mask(self) -> Float[Tensor, "B 1 R T+S"]:
         """Additive mask: 0 on the row's prefix and on the row's own tokens, the dtype's minimum elsewhere."""

@@ -107,10 +107,17 @@ class Template:
 
 @dataclass(frozen=True)
 class Specification:
-    """What tells the model the task: examples, an instruction, both, or nothing."""
+    """What tells the model the task: examples, an instruction, both, or nothing.
+
+    Attributes:
+        examples: in the user's message, where there is a chat.
+        instruction: before the examples.
+        system: the system message of a chat, in place of the one that the chat template itself may write.
+    """
 
     examples: tuple[Example, ...] = ()
     instruction: str | None = None
+    system: str | None = None
 
     @property
     def kind(self) -> Literal["none", "examples", "instruction", "mixture"]:
@@ -275,6 +282,8 @@ class _Layout:
     """How many images the prompt will have."""
     begins_itself: bool = False
     """The text holds the beginning of sequence, so it is not put before it."""
+    closing: str = ""
+    """What the chat template writes after the user's message."""
 
     def add(self, role: Role, content: Content, text: str, example: int | None = None) -> None:
         if text:
@@ -291,7 +300,9 @@ def _lay_out(model: Model, specification: Specification, query: Content | None, 
     chat = template.turns == "chat"
     layout = _Layout(n_images=n_images, begins_itself=chat or bool(n_images and model.family.bos_after_images))
     if chat:
-        layout.add("turn", model.chat_frame[0], model.chat_frame[0])
+        _open_chat(model, layout, specification.system)
+    elif specification.system is not None:
+        raise CrosstaskError("a system message needs the model's chat template; use a template with 'chat:'")
     if specification.instruction is not None:
         instruction = _visible(specification.instruction, "the instruction")
         layout.add("instruction", instruction, instruction)
@@ -313,6 +324,18 @@ def _lay_out(model: Model, specification: Specification, query: Content | None, 
         layout.add("frame", template.separator, template.separator, index)
     _add_question(model, layout, query, template, None)
     return layout
+
+
+def _open_chat(model: Model, layout: _Layout, system: str | None) -> None:
+    """What comes before the user's message: the chat template's own text, with the system message if there is one."""
+    if system is None:
+        before, layout.closing = model.chat_frame
+    else:
+        opening, before, layout.closing = model.system_frame
+        system = _visible(system, "the system message")
+        layout.add("turn", opening, opening)
+        layout.add("instruction", system, system)
+    layout.add("turn", before, before)
 
 
 def _add_question(model: Model, layout: _Layout, content: Content, template: Template, example: int | None) -> None:
@@ -337,7 +360,7 @@ def _add_question(model: Model, layout: _Layout, content: Content, template: Tem
         layout.add("frame", prefix, prefix, example)
         layout.add("input", content, lead + _visible(content, f"the input of {owner}"), example)
     if example is None and template.turns == "chat":
-        turn, output_prefix = model.chat_frame[1], output_prefix.lstrip()
+        turn, output_prefix = layout.closing, output_prefix.lstrip()
         turn += "" if turn[-1:].isspace() else " "  # or the first word would be joined to the template's last
         layout.add("turn", turn, turn)
     layout.add("frame", output_prefix, output_prefix, example)

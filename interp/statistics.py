@@ -202,8 +202,8 @@ def bootstrap_crossed(
 
 
 def compare_crossed(
-    a: Sequence[bool],
-    b: Sequence[bool],
+    a: Sequence[float],
+    b: Sequence[float],
     *,
     tasks: Sequence[Hashable],
     items: Sequence[Hashable],
@@ -211,6 +211,8 @@ def compare_crossed(
     seed: int = 0,
 ) -> Comparison:
     """Compare two methods over tasks, items and seeds; arguments and errors are those of :func:`bootstrap_crossed`.
+
+    Answers are right or wrong, or have a score between 0 and 1; then only_a counts those that A scores higher.
 
     Returns:
         The comparison: the interval resamples items and seeds, and the p-value flips the signs of items (an item's
@@ -220,8 +222,7 @@ def compare_crossed(
         raise CrosstaskError(
             f"A paired comparison needs the same queries on both sides; got {len(a)} and {len(b)} answers."
         )
-    right_a, right_b = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
-    difference = right_a.astype(float) - right_b
+    difference = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
     interval = bootstrap_crossed(difference, tasks=tasks, items=items, seeds=seeds, seed=seed)
     shares: dict[Hashable, float] = {}
     cells = _crossed(difference, tasks, items, seeds)
@@ -229,8 +230,7 @@ def compare_crossed(
         for name, row in zip(names, cell, strict=True):
             shares[name] = shares.get(name, 0.0) + float(row.sum()) / cell.size / len(cells)
     p_value = _sign_flip(np.array(list(shares.values())), seed)
-    only_a, only_b = int(np.sum(right_a & ~right_b)), int(np.sum(right_b & ~right_a))
-    return Comparison(len(shares), interval, only_a, only_b, p_value)
+    return Comparison(len(shares), interval, int(np.sum(difference > 0)), int(np.sum(difference < 0)), p_value)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

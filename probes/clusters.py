@@ -9,19 +9,21 @@ With the cosine distance d(i, j) = 1 - cos(x_i, x_j), over the pairs that may be
 Which pairs may be compared is what makes these numbers mean something. States that show a common item are never
 compared, or items would count as tasks. Among states of the *other modality* alone, purity asks whether the nearest
 image contexts of a text context do its task. Within a *family* of tasks over the same items, it cannot be had by
-telling countries from animals. Every value has its baseline: the labels permuted over contexts.
+telling countries from animals. Every value has its baseline: the labels permuted over contexts, those that show the
+same items together (:mod:`probes.shuffles`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from interp.errors import CrosstaskError
-from interp.statistics import Interval, bootstrap_mean
+from interp.statistics import Interval, bootstrap_mean, group_means
 from probes.shuffles import Labels, check_lengths, codes, p_value, shuffled
 from probes.similarity import cosine_matrix
 
@@ -141,7 +143,8 @@ def cluster_scores(
     Args:
         states: N states.
         labels: tasks, or modalities.
-        groups: which items each shows. States of one group are not compared, and the interval resamples groups.
+        groups: which items each shows. States of one group are not compared, the interval resamples groups, and
+            permuted labels are permuted within a group and among whole groups (:func:`probes.shuffles.shuffled`).
         types: which context each is a state of; permuted labels stay the same within a type.
         strata: within which labels are permuted, by default among all.
         allowed: pairs that may be compared, besides that they are of different groups.
@@ -153,7 +156,8 @@ def cluster_scores(
         "silhouette" and "purity".
 
     Raises:
-        CrosstaskError: if a state has nothing of its label to be compared with, or nothing of another.
+        CrosstaskError: if a state has nothing of its label to be compared with, or nothing of another; or every
+            permuted labelling leaves one so.
     """
     check_lengths(len(states), labels=labels, groups=groups, types=types, strata=strata)
     apart = codes(groups)[:, None] != codes(groups)
@@ -174,23 +178,27 @@ def cluster_scores(
     measures: dict[str, Callable[[Int[np.ndarray, " N"]], Float[np.ndarray, " N"]]]
     measures = {"silhouette": silhouettes, "purity": pure}
     rng = np.random.default_rng(seed)
-    drawn = [shuffled(kinds, types=types, strata=strata, rng=rng) for _ in range(permutations)]
+    drawn = [shuffled(kinds, types=types, groups=groups, strata=strata, rng=rng) for _ in range(permutations)]
     scores = {}
     for name, measure in measures.items():
         value = bootstrap_mean(measure(kinds), groups=list(groups), seed=seed)
-        null = np.array([_mean_if_any(measure, found) for found in drawn])
+        null = np.array([_mean_if_any(measure, found, list(groups)) for found in drawn])
         null = null[np.isfinite(null)]
+        if not len(null):
+            raise CrosstaskError("every permuted labelling leaves a state with nothing to be compared with")
         high = float(np.quantile(null, 0.95))
         scores[name] = ClusterScore(len(kinds), value, float(null.mean()), high, p_value(value.value, null))
     return scores
 
 
 def _mean_if_any(
-    measure: Callable[[Int[np.ndarray, " N"]], Float[np.ndarray, " N"]], labels: Int[np.ndarray, " N"]
+    measure: Callable[[Int[np.ndarray, " N"]], Float[np.ndarray, " N"]],
+    labels: Int[np.ndarray, " N"],
+    groups: list[Any],
 ) -> float:
-    """The measure of permuted labels; NaN where they leave a state with nothing to be compared with."""
+    """The mean over groups with permuted labels; NaN where they leave a state with nothing to be compared with."""
     try:
-        return float(measure(labels).mean())
+        return float(group_means(measure(labels), groups).mean())
     except CrosstaskError:
         return float("nan")
 

@@ -12,20 +12,28 @@ of items are dealt into folds, and a fold is predicted by the probe that was tra
                   section 2); conservative here, since the control alone is tested on types that it has seen
     p             share of permuted labellings, each with probes trained anew, that are predicted as well
 
+Labels are permuted so that the contexts of one group of items keep different labels (:mod:`probes.shuffles`): else
+the held-out label would be rarer among those learnt, a probe that knows nothing would fall below chance, and p be too
+small.
+
+Weights that the penalty keeps short lie in the span of the training states, so features are turned into that span
+first: the probe is the same, and its size is that of the training set whatever the model's width.
+
 With `strata` every stratum has a probe of its own, which tells only its own labels apart: of six tasks in three
 families, who knows the family is right half of the time, and a probe within the family shows what more there is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from interp.errors import CrosstaskError
-from interp.statistics import Interval, bootstrap_mean
+from interp.statistics import Interval, bootstrap_mean, group_means
 from probes.shuffles import Labels, check_lengths, codes, p_value, shuffled
 
 FOLDS = 5
@@ -42,7 +50,7 @@ class ProbeScore:
         n: states it was tested on.
         accuracy: with its bootstrap interval over groups.
         chance: accuracy of the most frequent label (of each stratum).
-        control: accuracy on the control task, mean over draws.
+        control: accuracy on the control task, mean over draws. All rates are means over groups.
         selectivity: accuracy minus control, paired, with its bootstrap interval over groups.
         p_value: of the accuracy against permuted labels; None if none were asked for.
     """
@@ -99,59 +107,90 @@ def probe(
     if turns.max() == 0:
         raise CrosstaskError("one instance of each type; the control task needs two, to learn from one and be tested")
     rng = np.random.default_rng(seed)
-    right = predict(states, given, parts, train=train, strata=within) == given
-    draws = []
-    for _ in range(CONTROL_DRAWS):
-        drawn = shuffled(given, types=types, strata=within, rng=rng)
-        draws.append(predict(states, drawn, turns, train=train, strata=within) == drawn)
-    control = np.mean(draws, axis=0)
-    null = []
-    for _ in range(permutations):
-        drawn = shuffled(given, types=types, strata=within, rng=rng)
-        null.append(predict(states, drawn, parts, train=train, strata=within) == drawn)
+
+    def drawn() -> Shaped[np.ndarray, " N"]:
+        return shuffled(given, types=types, groups=groups, strata=within, rng=rng)
+
+    apart, again = (folds_of(states, found, train=train, strata=within) for found in (parts, turns))
+    right = predict(apart, given) == given
+    control = np.mean([predict(again, found) == found for found in (drawn() for _ in range(CONTROL_DRAWS))], axis=0)
+    null = [predict(apart, found) == found for found in (drawn() for _ in range(permutations))]
     scores = {}
     for name, test in tests.items():
-        accuracy, shown = float(right[test].mean()), np.asarray(groups)[test].tolist()
-        p = p_value(accuracy, np.array([found[test].mean() for found in null])) if null else None
+        shown = np.asarray(groups)[test].tolist()
+
+        def rate(values: Shaped[np.ndarray, " N"], test: Any = test, shown: Any = shown) -> float:
+            return float(group_means(values[test].astype(float), shown).mean())
+
+        accuracy = bootstrap_mean(right[test].astype(float), groups=shown, seed=seed)
         scores[name] = ProbeScore(
             int(test.sum()),
-            bootstrap_mean(right[test].astype(float), groups=shown, seed=seed),
+            accuracy,
             chance_level(given[test], within[test]),
-            float(control[test].mean()),
+            rate(control),
             bootstrap_mean(right[test] - control[test], groups=shown, seed=seed),
-            p,
+            p_value(accuracy.value, np.array([rate(found) for found in null])) if null else None,
         )
     return scores
 
 
-def predict(
+@dataclass(frozen=True)
+class Fold:
+    """States that a probe predicts, and those that it learns from.
+
+    Attributes:
+        learnt: which states it learns from.
+        held_out: which states it predicts.
+        learnt_features: standardised, in the span of the learnt states.
+        held_out_features: the same of the states that are predicted, by the mean and scale of the learnt ones.
+    """
+
+    learnt: Int[np.ndarray, " n"]
+    held_out: Int[np.ndarray, " m"]
+    learnt_features: Float[np.ndarray, "n r"]
+    held_out_features: Float[np.ndarray, "m r"]
+
+
+def folds_of(
     states: Float[np.ndarray, "N D"],
-    labels: Shaped[np.ndarray, " N"],
     parts: Int[np.ndarray, " N"],
     *,
     train: Bool[np.ndarray, " N"],
     strata: Int[np.ndarray, " N"],
-) -> Shaped[np.ndarray, " N"]:
-    """Every state's label as predicted by a probe that was trained on the `train` states of all other parts.
+) -> list[Fold]:
+    """One fold for each part of each stratum, learnt from the `train` states of the stratum's other parts.
 
-    Where only one label is left to learn, that one is predicted.
+    Raises:
+        CrosstaskError: if a stratum has nothing to learn from outside a part.
     """
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.decomposition import PCA
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    predicted = labels.copy()
+    found = []
     for stratum in np.unique(strata):
-        for part in np.unique(parts):
-            held_out = (strata == stratum) & (parts == part)
-            learnt = (strata == stratum) & (parts != part) & train
-            if not held_out.any():
-                continue
-            if len(np.unique(labels[learnt])) < 2:
-                predicted[held_out] = labels[learnt][0]
-                continue
-            model = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, max_iter=2000))
-            predicted[held_out] = model.fit(states[learnt], labels[learnt]).predict(states[held_out])
+        for part in np.unique(parts[strata == stratum]):
+            learnt = np.flatnonzero((strata == stratum) & (parts != part) & train)
+            held_out = np.flatnonzero((strata == stratum) & (parts == part))
+            if not len(learnt):
+                raise CrosstaskError(f"all states of stratum {stratum} to learn from are of one part; expected two")
+            span = make_pipeline(StandardScaler(), PCA(svd_solver="full"))
+            found.append(Fold(learnt, held_out, span.fit_transform(states[learnt]), span.transform(states[held_out])))
+    return found
+
+
+def predict(folds: Sequence[Fold], labels: Shaped[np.ndarray, " N"]) -> Shaped[np.ndarray, " N"]:
+    """Every state's label as predicted by the probe of its fold. Where only one label is to be learnt, it is that."""
+    from sklearn.linear_model import LogisticRegression
+
+    predicted = labels.copy()
+    for fold in folds:
+        learnt = labels[fold.learnt]
+        if len(np.unique(learnt)) < 2:
+            predicted[fold.held_out] = learnt[0]
+            continue
+        model = LogisticRegression(C=STRENGTH, max_iter=2000).fit(fold.learnt_features, learnt)
+        predicted[fold.held_out] = model.predict(fold.held_out_features)
     return predicted
 
 

@@ -16,16 +16,20 @@ jackknife intervals, which leave groups of contexts out instead.
 
 from __future__ import annotations
 
+import itertools
 from typing import Literal, TypeAlias
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from interp.errors import CrosstaskError
 from interp.statistics import Interval
-from probes.shuffles import Labels, check_lengths, codes
+from probes.shuffles import Labels, check_lengths, codes, p_value
 
 Estimator: TypeAlias = Literal["biased", "debiased"]
+EXACT = 6
+"""Most tasks of which all orders are tried for p; of more, PERMUTED orders are drawn."""
+PERMUTED = 999
 
 
 def cosine_matrix(
@@ -104,6 +108,7 @@ def cka_null(
     *,
     estimator: Estimator = "debiased",
     strata: Labels | None = None,
+    together: Labels | None = None,
     permutations: int = 199,
     seed: int = 0,
 ) -> Float[np.ndarray, " R"]:
@@ -112,18 +117,37 @@ def cka_null(
     Args:
         strata: rows change places within their own stratum only. With tasks as strata the null keeps what the tasks
             share, and asks whether single contexts agree beyond it.
+        together: rows of equal value in different strata show the same items, so they change places alike: with the
+            rows of one stratum all others that have its values are permuted in the same way.
+
+    Raises:
+        CrosstaskError: as :func:`cka`; or strata that share a value of `together` do not share all, once each.
     """
-    check_lengths(len(a), rows=b, strata=strata)
+    check_lengths(len(a), rows=b, strata=strata, together=together)
     first, second = centred_gram(a, estimator=estimator), centred_gram(b, estimator=estimator)
     layers = np.zeros(len(first), dtype=int) if strata is None else codes(strata)
-    members = [np.flatnonzero(layers == stratum) for stratum in np.unique(layers)]
+    bands = _bands([np.flatnonzero(layers == stratum) for stratum in np.unique(layers)], together)
     rng, values = np.random.default_rng(seed), []
     for _ in range(permutations):
         order = np.arange(len(first))
-        for rows in members:
-            order[rows] = rng.permutation(rows)
+        for rows in bands:
+            order[rows] = rows[:, rng.permutation(rows.shape[1])]
         values.append(alignment(first, second[np.ix_(order, order)]))
     return np.array(values)
+
+
+def _bands(strata: list[Int[np.ndarray, " n"]], together: Labels | None) -> list[Int[np.ndarray, "strata n"]]:
+    """The rows of the strata that are permuted alike, one row a stratum, items in the same order."""
+    if together is None:
+        return [rows[None] for rows in strata]
+    items, bands = codes(together), dict[tuple[int, ...], list[Int[np.ndarray, " n"]]]()
+    for rows in strata:
+        ordered = rows[np.argsort(items[rows], kind="stable")]
+        bands.setdefault(tuple(items[ordered].tolist()), []).append(ordered)
+    named = [item for shown in bands for item in set(shown)]
+    if any(len(set(shown)) < len(shown) for shown in bands) or len(set(named)) < len(named):
+        raise CrosstaskError("rows that are permuted together must be once in each stratum that has one of them")
+    return [np.stack(rows) for rows in bands.values()]
 
 
 def cka_interval(
@@ -144,3 +168,26 @@ def cka_interval(
     without = np.array([cka(a[index != g], b[index != g], estimator=estimator) for g in range(count)])
     half = t.ppf(0.975, count - 1) * np.sqrt((count - 1) / count * np.sum((without - without.mean()) ** 2))
     return Interval(value, float(max(-1.0, value - half)), float(min(1.0, value + half)))
+
+
+def basic_interval(
+    value: float, resampled: Float[np.ndarray, " R"], *, least: float = -1.0, most: float = 1.0
+) -> Interval:
+    """The 95 % basic bootstrap interval, [2 v - q_97.5, 2 v - q_2.5], cut at `least` and `most`."""
+    low, high = (2 * value - q for q in np.quantile(resampled, [0.975, 0.025]))
+    return Interval(value, float(max(least, low)), float(min(most, high)))
+
+
+def matching_p_value(cosines: Float[np.ndarray, "K K"], *, seed: int = 0) -> float:
+    """The share of all ways to match tasks with tasks whose mean cosine is at least that of the right one.
+
+    Of more than six tasks 999 ways are drawn, and the right one is counted among them.
+    """
+    k = len(cosines)
+    if k <= EXACT:
+        orders = np.array(list(itertools.permutations(range(k))))  # the first is the right one
+    else:
+        rng = np.random.default_rng(seed)
+        orders = np.array([np.arange(k), *(rng.permutation(k) for _ in range(PERMUTED))])
+    means = cosines[np.arange(k), orders].mean(axis=1)
+    return p_value(float(means[0]), means[1:])

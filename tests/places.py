@@ -6,7 +6,11 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from experiments import common
 from tests import tiny
 
 
@@ -66,3 +70,13 @@ def killed(finished: Path, out: Path, share: float) -> None:
 def answers(out: Path) -> list[dict]:
     """The rows of a run's predictions."""
     return [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+
+
+def refuses(experiment: Any, argv: Sequence[object], said: str, capsys: pytest.CaptureFixture[str], out: Path) -> None:
+    """Bad input is one sentence, exit code 2, and nothing is written."""
+    given = list(map(str, argv))
+    assert common.run(experiment.Arguments, experiment.main, module=experiment.MODULE, argv=given) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert said in lines[0]
+    assert not out.exists()

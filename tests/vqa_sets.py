@@ -6,6 +6,7 @@ import io
 import json
 import zipfile
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,18 @@ class Files:
         return ["--questions", questions, "--annotations", annotations, "--images", images]
 
 
+def not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if easy-vqa were not installed here."""
+    installed = metadata.distribution
+
+    def distribution(name: str) -> metadata.Distribution:
+        if name == easy.PACKAGE:
+            raise metadata.PackageNotFoundError(name)
+        return installed(name)
+
+    monkeypatch.setattr(metadata, "distribution", distribution)
+
+
 def easy_wheel(folder: Path, monkeypatch: pytest.MonkeyPatch, *, pictures: int = 26) -> Path:
     """A wheel that is laid out like easy-vqa's, served in place of it into a cache of its own."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,6 +100,7 @@ def easy_wheel(folder: Path, monkeypatch: pytest.MonkeyPatch, *, pictures: int =
                 file.writestr(f"easy_vqa/data/{part}/images/{number}.png", buffer.getvalue())
             file.writestr(f"easy_vqa/data/{part}/questions.json", json.dumps(questions))
         file.writestr("easy_vqa-1.0.dist-info/LICENSE", "MIT")
+    not_installed(monkeypatch)
     monkeypatch.setenv("CROSSTASK_CACHE", str(folder / "cache"))
     monkeypatch.setattr(easy, "fetch_wheel", lambda package, version, sha256: wheel)
     return wheel

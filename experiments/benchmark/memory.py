@@ -8,17 +8,13 @@ follows what is used.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 from experiments.benchmark.workloads import WORKLOADS, Materials
 from interp.errors import CrosstaskError
-
-ROOT = Path(__file__).parents[2]
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+from interp.memory import measuring_environment
 
 
 def measured(
@@ -43,12 +39,11 @@ def measured(
         "dtype": dtype,
         "device": device,
     }
-    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
         [sys.executable, "-m", "experiments.benchmark.memory", json.dumps(request)],
         capture_output=True,
         text=True,
-        env={**os.environ, **MALLOC, "PYTHONPATH": paths, "OMP_NUM_THREADS": str(threads)},
+        env=measuring_environment(threads),
     )
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip()] or ["it said nothing"]

@@ -66,7 +66,7 @@ WORKLOADS = {
     for workload in (
         Workload("capture_text", "capture, all layers, text prompts", "capture", "llm", 512),
         Workload("capture_images", "capture, all layers, five-image prompts", "capture", "vlm", 128),
-        Workload("sweep_bare", "patch at every layer, bare image queries", "sweep", "vlm", 64, least=16),
+        Workload("sweep_bare", "patch at every layer, bare image queries", "sweep", "vlm", 64, least=48),
         Workload("sweep_long", "patch at every layer, long contexts", "sweep", "vlm", 64, least=2),
         Workload("generate", "patch and generate 5 tokens", "generate", "vlm", 64),
         Workload("sweep_vectors", "many vectors at every layer", "sweep", "vlm", 64, least=2),

@@ -10,12 +10,14 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import re
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
 
@@ -31,8 +33,8 @@ IMAGE_CACHE_BYTES = 256 * 2**20
 """Preprocessed images are kept up to this size, since a demonstration's picture is shown in many prompts."""
 
 
-CHAT_MARK = "(message)"
-"""Stands for the message while a chat template's frame is looked up."""
+CHAT_MARK, SYSTEM_MARK = "(message)", "(system message)"
+"""Stand for the messages while a chat template's frame is looked up."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,16 +191,43 @@ class Model:
         Raises:
             CrosstaskError: if there is no chat template, or it changes the message.
         """
+        before, after = self._chat_parts(("user", CHAT_MARK))
+        return before, after
+
+    @cached_property
+    def system_frame(self) -> tuple[str, str, str]:
+        """What the chat template writes before a system message, between it and a user's message, and after that.
+
+        Raises:
+            CrosstaskError: if there is no chat template, it takes no system message, or it changes a message.
+        """
+        before, between, after = self._chat_parts(("system", SYSTEM_MARK), ("user", CHAT_MARK))
+        return before, between, after
+
+    def _chat_parts(self, *messages: tuple[str, str]) -> list[str]:
+        """What the chat template writes around these messages (role, text), up to the answer.
+
+        Processors take a message as a list of parts, and the chat templates of language models, which a VLM may have
+        kept, as a text; both are tried.
+        """
         writer = self.tokenizer if self.processor is None else self.processor
         if not getattr(writer, "chat_template", None):
             raise CrosstaskError(f"model {self.name!r} has no chat template; use a template without 'chat:'")
-        content = CHAT_MARK if self.processor is None else [{"type": "text", "text": CHAT_MARK}]
-        turn = [{"role": "user", "content": content}]
-        text = str(writer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False))
-        if text.count(CHAT_MARK) != 1:
-            raise CrosstaskError(f"the chat template of model {self.name!r} changes the message: {text!r}")
-        before, _, after = text.partition(CHAT_MARK)
-        return before, after
+        listed = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in messages]
+        plain = [{"role": role, "content": text} for role, text in messages]
+        written: list[str] = []
+        for turns in (plain,) if self.processor is None else (listed, plain):
+            try:
+                text = str(writer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
+            except (TemplateError, TypeError, KeyError, ValueError) as error:
+                written.append(f"it says {error}")
+                continue
+            marks = "|".join(re.escape(mark) for _, mark in messages)
+            if re.findall(marks, text) == [mark for _, mark in messages]:
+                return re.split(marks, text)
+            written.append(repr(text))
+        what = "the message" if len(messages) == 1 else "a system message and a user's"
+        raise CrosstaskError(f"the chat template of model {self.name!r} changes {what}: {written[0]}")
 
     @cached_property
     def pad_id(self) -> int:
@@ -237,15 +266,13 @@ class Model:
         self.family.reset_state(self.module)
 
     @torch.no_grad()
-    def forward(
-        self, inputs: dict[str, Tensor], *, fresh: bool = True, last_logits: bool = True, **options: Any
-    ) -> Any:
+    def forward(self, inputs: dict[str, Tensor], *, fresh: bool = True, logits: int | None = 1, **options: Any) -> Any:
         """One forward pass.
 
         Args:
             inputs: the module's keyword arguments.
             fresh: a new sequence begins, so state that an earlier run left on the module is reset.
-            last_logits: compute the logits of the last column only (all of them take V numbers a token).
+            logits: compute those of so many last columns (they take V numbers a token); None for all.
             **options: passed on, e.g. ``past_key_values`` and ``use_cache``.
 
         Returns:
@@ -255,8 +282,10 @@ class Model:
             raise CrosstaskError(f"model {self.name!r} was loaded without weights; only backend nnsight can run it")
         if fresh:
             self.reset_state()
-        if last_logits and "logits_to_keep" in self._accepts:
-            options["logits_to_keep"] = 1
+        if logits is not None and "logits_to_keep" in self._accepts:
+            # An index, where a number would make a strided slice, of which a linear layer multiplies every row alone.
+            width = inputs["input_ids"].shape[1]
+            options["logits_to_keep"] = 1 if logits == 1 else torch.arange(width - logits, width)
         return self.module(**inputs, **options)
 
 

@@ -1,18 +1,14 @@
 """Test queries of a plan under any patches and prompts, scored: what `ensembles` and `robustness` ask.
 
 The main protocol (`work`) has fixed arms. Here the caller brings the arms: for each test query a list of labelled
-patches, all from one prefill, or one prompt. Layers are chosen as there: the highest exact match on selection items,
-the mean over tasks of the mean over seeds, ties to the lowest layer, with vectors of contexts that do not show the
-item.
+patches, all from one prefill, and any number of labelled sets of prompts, which are asked together.
 """
 
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
-from functools import cache
+from itertools import islice
 from typing import Any, NamedTuple
 
-import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -20,23 +16,34 @@ from torch import Tensor
 from interp import vectors
 from interp.hooks import Mode
 from interp.models.base import Model
-from interp.patching import Generation, RowPatch, generate, sweep
+from interp.patching import RowPatch, generate, sweep
 from interp.prompts import Prompt, Template
+from interp.protocol.answers import Scorer, constant_answers
 from interp.protocol.contexts import Context, query_prompt, source_prompts
 from interp.protocol.plan import Plan
-from interp.protocol.tables import RULES, layer_table, wilson
-from interp.runs import Run
-from interp.scoring import could_become, first_tokens, score
+from interp.scoring import could_become
 from interp.tasks import Item, Task
+
+TOGETHER = 64
+"""Prompts that are asked in one call, about: each holds its pictures."""
+Labels = Mapping[str, Any]
+"""How an arm appears in the tables."""
 
 
 class Arm(NamedTuple):
-    """A patch of one test query, and how it appears in the tables."""
+    """A patch of one test query."""
 
-    labels: Mapping[str, Any]
+    labels: Labels
     layer: int
     vector: Float[Tensor, " D"]
     mode: Mode = "replace"
+
+
+class Asked(NamedTuple):
+    """A prompt for each test query, in their order."""
+
+    labels: Labels
+    prompts: Sequence[Prompt]
 
 
 class Candidate(NamedTuple):
@@ -51,8 +58,7 @@ class Asking:
     """Asks a model the items of a plan."""
 
     def __init__(self, plan: Plan, model: Model) -> None:
-        self.plan, self.model = plan, model
-        self._first_tokens = cache(lambda answers: first_tokens(model.tokenizer, answers))
+        self.plan, self.model, self.scorer = plan, model, Scorer(model.tokenizer)
 
     def states(
         self, task: Task, source: str, contexts: Sequence[Context], template: Template | None = None
@@ -103,24 +109,23 @@ class Asking:
             max_new_tokens=plan.max_new_tokens,
         )
         return [
-            {**arm.labels, "layer": arm.layer, **self.answer(item, generation)}
+            {**arm.labels, "layer": arm.layer, **self.scorer.answer(item, generation)}
             for item, row, generations in zip(plan.test, arms, found, strict=True)
             for arm, generation in zip(row, generations, strict=True)
         ]
 
-    def prompted(self, task: str, prompts: Sequence[Prompt], labels: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The answers to prompts, one for each test query."""
-        plan = self.plan.tasks[task]
-        found = generate(self.model, prompts, max_new_tokens=plan.max_new_tokens)
-        return [
-            {**labels, "layer": None, **self.answer(item, generation)}
-            for item, generation in zip(plan.test, found, strict=True)
-        ]
-
-    def answer(self, item: Item, generation: Generation) -> dict[str, Any]:
-        """An answer with its scores."""
-        found = score(generation.text, generation.first_token, item.outputs, self._first_tokens(item.outputs))
-        return {"item": item.input, "answer": generation.text, "accepted": list(item.outputs), **asdict(found)}
+    def prompted(self, task: str, asked: Iterable[Asked]) -> list[dict[str, Any]]:
+        """The answers to sets of prompts, as many sets at once as keep a model busy."""
+        plan, left, rows = self.plan.tasks[task], iter(asked), list[dict[str, Any]]()
+        while together := list(islice(left, max(1, TOGETHER // len(plan.test)))):
+            prompts = [prompt for one in together for prompt in one.prompts]
+            found = generate(self.model, prompts, max_new_tokens=plan.max_new_tokens)
+            answered = ((one.labels, item) for one in together for item in plan.test)
+            rows += [
+                {**labels, "layer": None, **self.scorer.answer(item, generation)}
+                for (labels, item), generation in zip(answered, found, strict=True)
+            ]
+        return rows
 
     def per_layer(
         self, task: str, query: str, items: Sequence[Item], candidates: Mapping[str, Candidate]
@@ -147,7 +152,7 @@ class Asking:
             )
             right = torch.tensor(
                 [
-                    [self.answer(item, answer)["exact"] for answer in answers]
+                    [self.scorer.score(item, answer).exact for answer in answers]
                     for item, answers in zip(items, found, strict=True)
                 ]
             )
@@ -161,82 +166,12 @@ class Asking:
         """The mean over the contexts that do not show the item."""
         return vectors.mean(states, items=[context.items for context in contexts], exclude=item.input)
 
-    def majority(self, task: str, labels: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def majority(self, task: str, labels: Labels) -> list[dict[str, Any]]:
         """The answers of the baseline that always gives the commonest answer of the selection items."""
         plan = self.plan.tasks[task]
-        answer = plan.task.majority_answer
-        return [
-            {
-                **labels,
-                "layer": None,
-                "item": item.input,
-                "answer": answer,
-                "accepted": list(item.outputs),
-                **asdict(score(answer, answer, item.outputs)),
-            }
-            for item in plan.test
-        ]
+        return constant_answers(plan.test, plan.task.majority_answer, labels)
 
 
 def random_like(vector: Float[Tensor, "L D"], name: str) -> Float[Tensor, "L D"]:
     """A random direction with the norm of the vector at each layer; the same for the same name."""
     return vectors.norm_matched_random(vector, seed=zlib.crc32(name.encode()))
-
-
-def with_instruction(task: Task, instruction: str) -> Task:
-    """The task with another instruction."""
-    return replace(task, instruction_text=instruction)
-
-
-def layer_curves(plan: Plan, records: Iterable[tuple[str, str, int, dict[str, Any]]]) -> pd.DataFrame:
-    """What :meth:`Asking.per_layer` counted, one row per candidate (source), query, task, seed and layer.
-
-    Args:
-        plan: whose model is patched.
-        records: query modality, task, seed, and the record.
-    """
-    rows = []
-    for query, task, seed, record in records:
-        for name, counts in record["counts"].items():
-            for layer, correct in zip(record["layers"], counts, strict=True):
-                interval = wilson(correct, record["n"])
-                rows.append(
-                    {
-                        "model": plan.settings.model,
-                        "source_model": plan.settings.model,
-                        "source": name,
-                        "query": query,
-                        "task": task,
-                        "seed": seed,
-                        "layer": layer,
-                        "n": record["n"],
-                        "correct": correct,
-                        "exact": interval.value,
-                        "wilson_low": interval.low,
-                        "wilson_high": interval.high,
-                    }
-                )
-    return pd.DataFrame(rows)
-
-
-def pooled_layers(curves: pd.DataFrame) -> dict[tuple[str, str], int]:
-    """(candidate, query modality) -> the chosen layer."""
-    table = layer_table(curves)
-    return {(row.source, row.query): int(row.layer) for row in table[table["task"] == "all"].itertuples()}
-
-
-def answer_table(plan: Plan, run: Run, units: Iterable[tuple[str, str, int, str]]) -> pd.DataFrame:
-    """All answers that the journal holds, one row each.
-
-    Args:
-        plan, run: of the run.
-        units: query modality, task, seed and key of every unit that has answers.
-    """
-    rows = []
-    for query, task, seed, key in units:
-        where = {"model": plan.settings.model, "family": plan.tasks[task].task.family, "task": task}
-        record = run.done(key)
-        if record is None:
-            raise LookupError(f"{key} is not in the journal")
-        rows += [{**where, "query": query, "seed": seed, **answer} for answer in record["answers"]]
-    return pd.DataFrame(rows).astype({"layer": "Int64", **dict.fromkeys(RULES, bool)})

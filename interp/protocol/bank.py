@@ -51,7 +51,7 @@ class Bank:
     def extract(self, unit: Unit) -> dict[str, Any]:
         """Extracts one unit's states [P, L, D], and saves them and (for the tasks of the run) their mean vector."""
         model, plan = self.models(unit.source_model), self.plan
-        task = plan.tasks.get(unit.task) or plan.wrong_tasks[unit.task]
+        task = plan.either(unit.task)
         contexts = plan.contexts(unit.task, unit.seed)
         if unit.shuffled:
             contexts = tuple(shuffle_labels(context, seed=unit.seed) for context in contexts)
@@ -71,7 +71,7 @@ class Bank:
     ) -> Float[Tensor, "P L D"]:
         """The sum of the task's strongest heads in each context."""
         plan = self.plan
-        task = plan.tasks.get(unit.task) or plan.wrong_tasks[unit.task]
+        task = plan.either(unit.task)
         trials = draw(
             task.pool,
             shots=plan.settings.shots,
@@ -150,8 +150,8 @@ class Bank:
 
     def wrong_task(self, source_model: str, source: str, task: str, seed: int) -> Float[Tensor, "L D"]:
         """Mean over the other tasks' mean vectors of the same source."""
-        others = [name for name in {**self.plan.wrong_tasks, **self.plan.tasks} if name != task]
-        return torch.stack([self.vector(source_model, source, name, seed) for name in others]).mean(dim=0)
+        others = [self.vector(source_model, source, name, seed) for name in self.plan.others(task)]
+        return torch.stack(others).mean(dim=0)
 
     def random(self, source_model: str, source: str, task: str, seed: int) -> Float[Tensor, "L D"]:
         """A random direction with the norm of the mean vector at each layer."""

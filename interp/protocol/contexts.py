@@ -42,9 +42,10 @@ def draw(pool: Sequence[Item], *, shots: int, contexts: int, seed: int, task: st
         CrosstaskError: the pool has fewer items than a context needs.
     """
     if len(pool) < shots + 2:
+        remedy = f"Use --shots {len(pool) - 2} or add items." if len(pool) > 2 else "Add items."
         raise CrosstaskError(
             f"Task {task!r} has {len(pool)} selection items; {shots} demonstrations, a dummy query and "
-            f"a query that is in neither need {shots + 2}. Use --shots {max(1, len(pool) - 2)} or add items."
+            f"a query that is in neither need {shots + 2}. {remedy}"
         )
     drawn = []
     for index in range(contexts):
@@ -125,7 +126,8 @@ def picture(item: Item) -> Image:
     """
     if item.image is None:
         raise CrosstaskError(
-            f"Item {item.input!r} has no image; ask without images: --query text --source text instruction ensemble."
+            f"Item {item.input!r} has no image; ask without images: --query text, and where sources can be chosen "
+            "--source text instruction ensemble."
         )
     return Image(path=item.image)
 

@@ -13,30 +13,23 @@ kind of vector has one layer, chosen on selection items at n = size and used for
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import pandas as pd
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import CrosstaskError
 from interp.models.base import Model
-from interp.protocol.asking import (
-    Arm,
-    Asking,
-    Candidate,
-    answer_table,
-    layer_curves,
-    pooled_layers,
-    random_like,
-)
-from interp.protocol.contexts import Context, draw_apart
+from interp.protocol.asking import Arm, Asked, Candidate, random_like
+from interp.protocol.contexts import Context, draw_apart, query_prompt
+from interp.protocol.estimate import Seconds
 from interp.protocol.plan import Plan
 from interp.protocol.rates import comparison_rows, rate_table, with_holm
+from interp.protocol.study import LAYERS, Study, Unit
 from interp.runs import Run
+from interp.tasks import Item
 
 SOURCES = ("text", "instruction", "ensemble")
 KEYS = ["query", "method", "source", "examples"]
@@ -55,21 +48,35 @@ def check_examples(examples: Sequence[int], size: int) -> None:
         raise CrosstaskError("--examples has no number above 0; a curve needs one.")
 
 
-@dataclass(frozen=True)
-class Unit:
-    """One resumable piece of work: the layer curves, prompts or patches of a task under a seed."""
-
-    kind: str
-    query: str
-    task: str
-    seed: int
-
-    @property
-    def key(self) -> str:
-        return f"{self.kind} / {self.query} / {self.task} / seed {self.seed}"
+def contexts_for(plan: Plan, task: str, seed: int, examples: Sequence[int]) -> tuple[Context, ...]:
+    """The contexts that make the largest of these numbers of examples."""
+    size = plan.settings.shots
+    pool, count = plan.either(task).pool, max(1, max(examples) // size)
+    return draw_apart(pool, shots=size, contexts=count, seed=seed, task=task)
 
 
-class EnsembleWork:
+def in_one(contexts: Sequence[Context]) -> Context:
+    """The demonstrations of all contexts in one, with the first one's dummy query."""
+    demonstrations = tuple(item for context in contexts for item in context.demonstrations)
+    outputs = tuple(output for context in contexts for output in context.outputs)
+    return Context(demonstrations, outputs, contexts[0].dummy)
+
+
+def check_length(plan: Plan, model: Model, examples: Sequence[int]) -> None:
+    """Renders the longest prompt of every task and query modality, so that none is too long later.
+
+    Raises:
+        CrosstaskError: a prompt is longer than the model takes.
+    """
+    for name, task in plan.tasks.items():
+        shown = in_one(contexts_for(plan, name, plan.settings.seeds[0], examples))
+        for query in plan.settings.queries:
+            query_prompt(
+                model, task.task, task.test[0], query, source="ensemble", context=shown, template=plan.template
+            )
+
+
+class EnsembleStudy(Study):
     """Performs the units and makes the tables.
 
     Args:
@@ -83,29 +90,15 @@ class EnsembleWork:
     """
 
     def __init__(self, plan: Plan, model: Model, run: Run, examples: Sequence[int]) -> None:
-        self.plan, self.run, self.asking = plan, run, Asking(plan, model)
+        super().__init__(plan, model, run, ("prompt", "patch"))
         self.size = plan.settings.shots
         check_examples(examples, self.size)
         self.examples = tuple(sorted({0, *examples}))
         self.vectors = lru_cache(maxsize=64)(self._vectors)
 
-    def units(self) -> list[Unit]:
-        """Every unit in order."""
-        s = self.plan.settings
-        cells = [(query, task, seed) for seed in s.seeds for task in self.plan.tasks for query in s.queries]
-        return [Unit(kind, *cell) for kind in ("layers", "prompt", "patch") for cell in cells]
-
-    def perform(self, unit: Unit) -> None:
-        """Do a unit unless the journal holds it."""
-        if self.run.done(unit.key) is None:
-            steps = {"layers": self._layers, "prompt": self._prompt, "patch": self._patch}
-            self.run.record(unit.key, steps[unit.kind](unit))
-
     def contexts(self, task: str, seed: int) -> tuple[Context, ...]:
         """The contexts of the largest number of examples."""
-        plan = self.plan.tasks.get(task) or self.plan.wrong_tasks[task]
-        count = max(1, max(self.examples) // self.size)
-        return draw_apart(plan.pool, shots=self.size, contexts=count, seed=seed, task=task)
+        return contexts_for(self.plan, task, seed, self.examples)
 
     def shown(self, task: str, seed: int, n: int) -> tuple[Context, ...]:
         """The contexts that make n examples."""
@@ -114,8 +107,7 @@ class EnsembleWork:
 
     def _vectors(self, task: str, seed: int) -> dict[int, Float[Tensor, "L D"]]:
         """n -> the vector of n examples, and of the instruction for n = 0; also that of one whole context."""
-        plan = self.plan.tasks.get(task) or self.plan.wrong_tasks[task]
-        contexts = self.contexts(task, seed)
+        plan, contexts = self.plan.either(task), self.contexts(task, seed)
         few = [n for n in self.examples if 0 < n < self.size]
         every = [contexts[0].first(n) for n in few] + list(contexts)
         states = self.asking.states(plan.task, "text", every)
@@ -132,68 +124,53 @@ class EnsembleWork:
             return (found[n] + found[0]) / 2
         return found[0 if source == "instruction" else n]
 
-    # Units
-
-    def _layers(self, unit: Unit) -> dict[str, Any]:
-        plan, first = self.plan.tasks[unit.task], self.contexts(unit.task, unit.seed)[0]
-        clean = [item for item in plan.selection if item.input not in first.items]
+    def candidates(self, unit: Unit) -> tuple[Sequence[Item], dict[str, Candidate]]:
+        """The three vectors at one whole context, on queries that it does not show."""
+        first = self.contexts(unit.task, unit.seed)[0]
+        clean = [item for item in self.plan.tasks[unit.task].selection if item.input not in first.items]
         items = clean[: self.plan.settings.selection_items]
-        candidates = {
-            source: Candidate([self.vector(unit.task, unit.seed, source, self.size)] * len(items)) for source in SOURCES
-        }
-        return self.asking.per_layer(unit.task, unit.query, items, candidates)
+        vectors = {source: self.vector(unit.task, unit.seed, source, self.size) for source in SOURCES}
+        return items, {source: Candidate([vector] * len(items)) for source, vector in vectors.items()}
 
-    def _prompt(self, unit: Unit) -> dict[str, Any]:
-        asking, task = self.asking, self.plan.tasks[unit.task].task
-        answers = asking.majority(unit.task, {"method": "majority", "source": "", "examples": 0})
+    def answered(self, unit: Unit) -> list[dict[str, Any]]:
+        """Prompts at every number of examples with the baselines, or patches with their controls."""
+        if unit.kind == "prompt":
+            baseline = self.asking.majority(unit.task, {"method": "majority", "source": "", "examples": 0})
+            return baseline + self.asking.prompted(unit.task, self._prompts(unit))
+        arms = list(self._arms(unit))
+        return self.asking.patched(unit.task, unit.query, [arms] * len(self.plan.tasks[unit.task].test))
+
+    def _prompts(self, unit: Unit) -> Iterator[Asked]:
+        task = self.plan.tasks[unit.task].task
         for n in self.examples:
-            shown = self.shown(unit.task, unit.seed, n) if n else self.contexts(unit.task, unit.seed)[:1]
-            joined = Context(
-                tuple(item for context in shown for item in context.demonstrations),
-                tuple(output for context in shown for output in context.outputs),
-                shown[0].dummy,
-            )
             for source in ("text", "ensemble") if n else ("", "instruction"):
                 labels = {"method": "prompt" if source else "no_context", "source": source, "examples": n}
-                prompts = asking.prompts(task, unit.query, source, [joined])
-                answers += asking.prompted(unit.task, prompts, labels)
-        return {"answers": answers}
+                shown = in_one(self.shown(unit.task, unit.seed, n))
+                yield Asked(labels, self.asking.prompts(task, unit.query, source, [shown]))
 
-    def _patch(self, unit: Unit) -> dict[str, Any]:
-        arms = list(self._arms(unit))
-        count = len(self.plan.tasks[unit.task].test)
-        return {"answers": self.asking.patched(unit.task, unit.query, [arms] * count)}
+    def seconds(self, unit: Unit, pace: Seconds) -> float:
+        """About how long a unit takes."""
+        items, numbers = len(self.plan.tasks[unit.task].test), len(self.examples)
+        if unit.kind == LAYERS:
+            contexts = len(self.contexts(unit.task, unit.seed))
+            queries = min(len(self.plan.tasks[unit.task].selection), self.plan.settings.selection_items or 10**6)
+            return pace.read(contexts, self.size) + pace.swept(unit.query, queries, len(SOURCES))
+        if unit.kind == "prompt":
+            return 2 * (pace.read(1, sum(self.examples)) + pace.asked(unit.query, items * numbers))
+        return pace.patched(unit.query, items, 3 * (2 * numbers - 1))
 
     def _arms(self, unit: Unit) -> Iterator[Arm]:
         """The patches of every test query: all vectors at all numbers, each with its controls."""
-        task, seed, chosen = unit.task, unit.seed, self.chosen_layers()
-        others = [name for name in {**self.plan.tasks, **self.plan.wrong_tasks} if name != task]
+        task, seed = unit.task, unit.seed
         for n in self.examples:
             for source in ("text", "ensemble") if n else ("instruction",):
-                layer = chosen[source, unit.query]
+                layer = self.layers[source, unit.query]
                 vector = self.vector(task, seed, source, n)
-                wrong = torch.stack([self.vector(name, seed, source, n) for name in others]).mean(0)
+                wrong = self.mean_of_others(task, partial(self.vector, seed=seed, source=source, n=n))
                 control = random_like(vector, f"{source}, {n}, {task}, {seed}")
                 methods = {"patch": vector, "control_random": control, "control_wrong_task": wrong}
                 for method, states in methods.items():
                     yield Arm({"method": method, "source": source, "examples": n}, layer, states[layer])
-
-    # Tables
-
-    def chosen_layers(self) -> dict[tuple[str, str], int]:
-        """(source, query modality) -> layer; known when all layer units are done."""
-        return pooled_layers(self.layer_curves())
-
-    def layer_curves(self) -> pd.DataFrame:
-        """Exact match on selection items at every layer, at one whole context."""
-        units = [unit for unit in self.units() if unit.kind == "layers"]
-        records = ((unit.query, unit.task, unit.seed, self.run.done(unit.key)) for unit in units)
-        return layer_curves(self.plan, ((q, task, seed, record) for q, task, seed, record in records if record))
-
-    def answers(self) -> pd.DataFrame:
-        """Every answer."""
-        units = [unit for unit in self.units() if unit.kind != "layers"]
-        return answer_table(self.plan, self.run, ((u.query, u.task, u.seed, u.key) for u in units))
 
 
 def curve_rates(answers: pd.DataFrame) -> pd.DataFrame:

@@ -23,7 +23,7 @@ Intervals are percentiles over resamples of queries (all sets of a query go toge
 
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,8 @@ from interp.models.options import LoadOptions
 from interp.prompts import Prompt, Template
 from interp.protocol.bank import slug
 from interp.protocol.contexts import Context, draw, query_prompt, shuffle_labels
-from interp.protocol.settings import known
+from interp.protocol.estimate import reading_seconds
+from interp.protocol.settings import at_least, decisive, known, once
 from interp.runs import Run
 from interp.tasks import Item, Task
 from interp.vectors import extract
@@ -71,9 +72,9 @@ class EvolutionSettings:
     loading: LoadOptions = field(default_factory=LoadOptions)
 
     def __post_init__(self) -> None:
-        for name in ("shots", "sets"):
-            if getattr(self, name) < 1:
-                raise CrosstaskError(f"--{name} is {getattr(self, name)}; it must be at least 1.")
+        at_least(self, 1, "shots", "sets")
+        once("--tasks", self.tasks)
+        once("--query", self.queries)
         known("--query", self.queries, ("text", "image"))
         known("--source", (self.source,), ("same", "text", "image"))
         known("--input", (self.input,), ("delimiter", "name"))
@@ -84,18 +85,22 @@ class EvolutionSettings:
 
     def config(self) -> dict[str, Any]:
         """What decides the numbers."""
-        given = asdict(self)
-        del given["loading"]
-        return given | self.loading.config()
+        return decisive(self)
 
 
 class EvolutionWork:
-    """Performs the units of a run, and makes its tables."""
+    """Performs the units of a run. Made, and so checked, before the run has a folder.
 
-    def __init__(self, settings: EvolutionSettings, tasks: Sequence[Task], model: Model, run: Run) -> None:
+    Attributes:
+        run: set before anything is performed.
+    """
+
+    run: Run
+
+    def __init__(self, settings: EvolutionSettings, tasks: Sequence[Task], model: Model) -> None:
         if not model.takes_images and "image" in (*settings.queries, settings.source):
             raise CrosstaskError(f"{model.name!r} takes no images; use --query text --source text.")
-        self.settings, self.tasks, self.model, self.run = settings, list(tasks), model, run
+        self.settings, self.tasks, self.model = settings, list(tasks), model
         self.template = Template.parse(settings.template)
         self.words = {task.name: word_token_ids(model.tokenizer, task.words) for task in tasks}
         for task in tasks:
@@ -110,6 +115,19 @@ class EvolutionWork:
         return inputs + [
             (task.name, query, labels) for query in self.settings.queries for task in self.tasks for labels in LABELS
         ]
+
+    def seconds(self) -> float:
+        """How long the prompts of the units that are not done should take, from reading two of each modality."""
+        left = [key for key in self.units() if self.run.done(key) is None and key[0] != "input"]
+        first = self.tasks[0]
+        return reading_seconds(
+            (
+                self.model,
+                [self._prompt(first, *given, query) for given in self.example_sets(first)[:2]],
+                self.settings.sets * sum(key[1] == query for key in left),
+            )
+            for query in dict.fromkeys(key[1] for key in left)
+        )
 
     def perform(self, key: tuple[str, ...]) -> None:
         """Do a unit unless the journal holds it."""
@@ -134,7 +152,11 @@ class EvolutionWork:
         tokenizer = self.model.tokenizer
         answer = first_token_ids(tokenizer, item.outputs)
         words = _without(self.words[task.name], answer)
-        given = first_token_ids(tokenizer, [item.input]) if self.settings.input == "name" else self.input_tokens(query)
+        given = (
+            first_token_ids(tokenizer, [item.caption or item.input])
+            if self.settings.input == "name"
+            else self.input_tokens(query)
+        )
         begun = _without(given, answer, words)
         answers = (_without(first_token_ids(tokenizer, other.outputs), answer, words, begun) for other in others)
         wrong = next((found for found in answers if found), ())

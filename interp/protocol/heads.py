@@ -11,7 +11,7 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -26,6 +26,7 @@ from interp.models.options import LoadOptions
 from interp.patching import Generation, RowPatch, sweep
 from interp.prompts import Specification, Template, render
 from interp.protocol.contexts import Context, content, draw, shuffle_labels, source_prompts
+from interp.protocol.settings import at_least, decisive
 from interp.runs import Run
 from interp.scoring import could_become, score
 from interp.statistics import bootstrap_mean, wilson
@@ -100,18 +101,14 @@ class HeadSettings:
     loading: LoadOptions = field(default_factory=LoadOptions)
 
     def __post_init__(self) -> None:
-        for name in ("shots", "contexts", "trials", "top", "test_items"):
-            if getattr(self, name) < 1:
-                raise CrosstaskError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1.")
+        at_least(self, 1, "shots", "contexts", "trials", "top", "test_items")
         for name in ("modality", "query"):
             if getattr(self, name) not in ("text", "image"):
                 raise CrosstaskError(f"--{name} {getattr(self, name)!r} is unknown; expected text or image.")
 
     def config(self) -> dict[str, Any]:
         """What decides the numbers."""
-        given = asdict(self)
-        del given["loading"]
-        return given | self.loading.config()
+        return decisive(self)
 
 
 class HeadWork:

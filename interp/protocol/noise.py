@@ -10,6 +10,8 @@ import re
 from interp.errors import CrosstaskError
 
 KINDS = ("typos", "synonyms", "unrelated")
+CLEAN = "clean"
+"""The instruction as it is."""
 SYNONYMS = {
     "animal": "creature",
     "animal's": "creature's",
@@ -38,6 +40,9 @@ UNRELATED = (
 )  # fmt: skip
 
 
+WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
+
+
 def noisy(instruction: str, kind: str, level: float, *, seed: int) -> str:
     """The instruction with a share of its words changed.
 
@@ -55,7 +60,7 @@ def noisy(instruction: str, kind: str, level: float, *, seed: int) -> str:
         raise CrosstaskError(f"noise of kind {kind!r} is unknown; expected one of {', '.join(KINDS)}.")
     if not 0 <= level <= 1:
         raise CrosstaskError(f"a noise level of {level} is no share of the words; expected 0 to 1.")
-    words = list(re.finditer(r"[^\W\d_]+(?:'[^\W\d_]+)?", instruction))
+    words = list(WORD.finditer(instruction))
     rng = random.Random(f"{kind}, seed {seed}, {instruction}")
     changed = {index: new for index, word in enumerate(words) if (new := _changed(word[0], kind, rng)) != word[0]}
     order = rng.sample(sorted(changed), len(changed))
@@ -63,6 +68,11 @@ def noisy(instruction: str, kind: str, level: float, *, seed: int) -> str:
         start, stop = words[index].span()
         instruction = instruction[:start] + changed[index] + instruction[stop:]
     return instruction
+
+
+def words_changed(clean: str, instruction: str) -> int:
+    """How many words of a noisy instruction are not those of the clean one; noise keeps their number."""
+    return sum(a != b for a, b in zip(WORD.findall(clean), WORD.findall(instruction), strict=True))
 
 
 def _changed(word: str, kind: str, rng: random.Random) -> str:

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ class OverrideSettings:
         sets: names of the sets; empty for all of the kinds.
         question: how the query carries its own question: as an instruction, or by text examples.
         query: modality of the query.
+        layers, layer_step: layers tried; empty is every `layer_step`-th one, from the first.
+        selection_items, test_items: most conflicts of a set; None is all.
         judge: a model that judges every answer too; empty for none.
         judge_template: its prompt; empty for that of :mod:`interp.judging`.
     """
@@ -41,21 +44,25 @@ class OverrideSettings:
     contexts: int
     seed: int
     layers: tuple[int, ...]
-    selection_items: int
-    test_items: int
+    selection_items: int | None
+    test_items: int | None
     template: str
     judge: str = ""
     judge_template: str = ""
+    on_error: str = "stop"
+    layer_step: int = 2
     loading: LoadOptions = field(default_factory=LoadOptions)
 
     def __post_init__(self) -> None:
         for name in ("shots", "contexts", "selection_items", "test_items"):
-            if getattr(self, name) < 1:
-                raise CrosstaskError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1.")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise CrosstaskError(f"--{name.replace('_', '-')} is {value}; it must be at least 1.")
         known("--kinds", self.kinds, KINDS)
         known("--source", self.sources, SOURCES)
         known("--question", (self.question,), ("instruction", "examples"))
         known("--query", (self.query,), ("image", "text"))
+        known("--on-error", (self.on_error,), ("stop", "continue"))
         for name, values in (("--kinds", self.kinds), ("--source", self.sources), ("--sets", self.sets)):
             if len(set(values)) < len(values):
                 raise CrosstaskError(f"{name} names a value twice: {' '.join(values)}.")
@@ -63,7 +70,7 @@ class OverrideSettings:
     def config(self, sets: Sequence[ConflictSet]) -> dict[str, Any]:
         """What decides the numbers, the conflicts included."""
         given = asdict(self)
-        del given["loading"]
+        del given["loading"], given["on_error"]
         given["judge_template"] = (self.judge_template or TEMPLATE) if self.judge else ""
         items = [
             (found.name, one.item.input, one.item.split, one.query.accepted, one.vector.accepted, one.vector.question)
@@ -75,17 +82,30 @@ class OverrideSettings:
 
 
 def conflict_sets(
-    settings: OverrideSettings, questions: Path | None, annotations: Path | None, images: Path | None
+    settings: OverrideSettings,
+    questions: Sequence[Path],
+    annotations: Sequence[Path],
+    images: Path | None,
+    *,
+    skipped: list[str] | None = None,
 ) -> list[ConflictSet]:
     """The sets that are asked for, from VQA files where they are given.
+
+    Args:
+        settings: of the run.
+        questions: question files, of VQAv2, OK-VQA or both.
+        annotations: the annotation file of each.
+        images: the folder of the images of all.
+        skipped: as in :func:`interp.tasks.vqa.read_questions`.
 
     Raises:
         CrosstaskError: what the loaders say; sets named beside files.
     """
-    files = asked_files(questions, annotations, images)
-    if files is None:
+    pairs = list(zip_longest(questions, annotations)) or [(None, None)]
+    files = [found for one, other in pairs if (found := asked_files(one, other, images)) is not None]
+    if not files:
         names = settings.sets or set_names(settings.kinds)
         return task_sets(names, lambda: (easy_questions("train"), easy_questions("test")))
     if settings.sets:
         raise CrosstaskError(f"--sets {settings.sets[0]!r} names tasks, and VQA files are given; use --kinds for them.")
-    return file_sets(read_questions(*files), settings.kinds)
+    return file_sets([read_questions(*each, skipped=skipped) for each in files], settings.kinds)

@@ -14,8 +14,9 @@ from typing import Any
 
 import pandas as pd
 
+from interp.protocol.rates import difference_with_width
 from interp.runs import Run
-from interp.statistics import compare_paired, wilson
+from interp.statistics import compare_paired, holm, wilson
 from interp.tasks.conflicts import Conflict, ConflictSet
 
 SIDES = ("query", "vector")
@@ -70,17 +71,19 @@ def prediction_table(
         where = {"kind": found.kind, "set": found.name, "family": found.family}
         asked = {conflict.item.input: conflict for conflict in tested(found)}
         answers = record_of(run, "test", found)["answers"]
-        judged = (run.done(f"judge / {found.name}") or {"right": []})["right"]
+        judged = run.done(f"judge / {found.name}")
         for place, answer in enumerate(answers):
             conflict = asked[answer["item"]]
-            sides = {
+            sides: dict[str, Any] = {
                 "query_question": conflict.query.question,
                 "query_accepted": " | ".join(conflict.query.accepted),
                 "vector_question": conflict.vector.question,
                 "vector_accepted": " | ".join(conflict.vector.accepted),
             }
-            more = {f"judged_{side}": judged[2 * place + i] for i, side in enumerate(SIDES)} if judged else {}
-            rows.append(where | answer | more | sides)
+            for i, side in enumerate(SIDES) if judged else ():
+                sides[f"judged_{side}"] = judged["right"][2 * place + i]
+                sides[f"said_{side}"] = judged["said"][2 * place + i]
+            rows.append(where | answer | sides)
     return pd.DataFrame(rows).astype({"layer": "Int64"})
 
 
@@ -112,7 +115,8 @@ def summary_table(predictions: pd.DataFrame) -> pd.DataFrame:
 def paired_table(predictions: pd.DataFrame) -> pd.DataFrame:
     """The patch against every other arm, item by item, for both sides; p as in :func:`compare_paired`.
 
-    Where an item is in several sets, its differences are averaged first and the sign-flip test takes items.
+    Where an item is in several sets, its differences are averaged first and the sign-flip test takes items. p_holm is
+    corrected by Holm's method over the comparisons of a level (over all, of the kinds, of the sets) and side.
     """
     rows = []
     key = ["set", "family", "item"]
@@ -126,16 +130,21 @@ def paired_table(predictions: pd.DataFrame) -> pd.DataFrame:
                 groups = items if len(set(items)) < len(items) else None
                 for side in SIDES:
                     test = compare_paired(list(joined[side]), list(joined[f"{side}_other"]), groups=groups)
-                    found = test.difference
+                    found = difference_with_width(test.difference, test.n)
                     row = {"kind": kind, "set": name, "source": source, "against": against, "side": side}
                     row |= {"items": test.n, "difference": found.value, "low": found.low, "high": found.high}
                     row |= {"only_patch": test.only_a, "only_other": test.only_b, "p": test.p_value}
                     rows.append(row)
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    level = [table["kind"].eq("all"), table["set"].eq("all"), table["side"]]
+    return table.assign(p_holm=table["p"].groupby(level).transform(lambda p: holm(list(p))))
 
 
 def judge_table(predictions: pd.DataFrame) -> pd.DataFrame:
-    """How far the judge agrees with the rules: per kind and side the rate of equal verdicts and Cohen's kappa."""
+    """How far the judge agrees with the rules: per kind and side the rate of equal verdicts and Cohen's kappa.
+
+    said is the mean probability with which the judge says yes or no at all, of the answers that it was asked about.
+    """
     from sklearn.metrics import cohen_kappa_score
 
     rows = []
@@ -147,6 +156,7 @@ def judge_table(predictions: pd.DataFrame) -> pd.DataFrame:
             kappa = float("nan") if constant else float(cohen_kappa_score(rule, judged))
             row = {"kind": kind, "side": side, "answers": len(part), "agreement": equal.value, "low": equal.low}
             row |= {"high": equal.high, "kappa": kappa, "right_by_rule": rule.mean(), "right_by_judge": judged.mean()}
+            row["said"] = part[f"said_{side}"].astype(float).mean()
             rows.append(row)
     return pd.DataFrame(rows)
 

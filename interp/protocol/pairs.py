@@ -5,7 +5,7 @@ query. Under a layer map target layer l stands beside source layer map[l].
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -19,7 +19,7 @@ from interp.models.options import LoadOptions
 from interp.models.pairs import Agreement, PairReport, matched, mismatched
 from interp.prompts import Template
 from interp.protocol.contexts import draw, source_prompts
-from interp.protocol.settings import known
+from interp.protocol.settings import at_least, decisive, known
 from interp.tasks import Task
 from interp.vectors import extract
 
@@ -47,9 +47,7 @@ class PairSettings:
     loading: LoadOptions = field(default_factory=LoadOptions)
 
     def __post_init__(self) -> None:
-        for name in ("shots", "contexts"):
-            if getattr(self, name) < 1:
-                raise CrosstaskError(f"--{name} is {getattr(self, name)}; it must be at least 1.")
+        at_least(self, 1, "shots", "contexts")
         for name in ("source_modality", "target_modality"):
             known(f"--{name.replace('_', '-')}", (getattr(self, name),), ("text", "image", "instruction"))
         if len(self.tasks) < 2:
@@ -59,9 +57,7 @@ class PairSettings:
 
     def config(self) -> dict[str, Any]:
         """What decides the numbers."""
-        given = asdict(self)
-        del given["loading"]
-        return given | self.loading.config()
+        return decisive(self)
 
 
 def task_vectors(model: Model, tasks: Sequence[Task], modality: str, settings: PairSettings) -> Float[Tensor, "K L D"]:

@@ -5,7 +5,7 @@ evolution   one row per task ("all": their mean), source, query, labels, layer a
 switches    one row per task, source, query, labels and switch: its layer with interval, and in which share of the
             resamples there is none
 labels      right minus shuffled labels, in the same example sets, per layer, of the task and the answer curve
-tokens      the tokens of the input set and of each task's words
+tokens      the tokens of the input set and of each task's words, which may be whole words or the first of several
 
 Curves and switches are those of :mod:`interp.protocol.evolution`. Each query counts once, whatever its number of sets;
 intervals are percentiles over resamples of queries. All is arithmetic on what the run holds.
@@ -20,7 +20,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from scipy.special import softmax
 
-from interp.lens import spell
+from interp.lens import is_word, spell
 from interp.protocol.evolution import LABELS, EvolutionWork
 from interp.statistics import bootstrap_means, group_means, percentiles
 
@@ -156,8 +156,12 @@ def _switch(
 
 
 def _token_table(work: EvolutionWork) -> pd.DataFrame:
-    found = [("task", name, tokens) for name, tokens in work.words.items()]
-    if work.settings.input == "delimiter":
-        found += [("input", f"{query} queries", work.input_tokens(query)) for query in work.settings.queries]
-    rows = [(kind, of, token, spell(work.model.tokenizer, token)) for kind, of, tokens in found for token in tokens]
-    return pd.DataFrame(rows, columns=["set", "of", "token_id", "token"])
+    tokenizer, rows = work.model.tokenizer, list[dict[str, Any]]()
+    for task in work.tasks:
+        for token in work.words[task.name]:
+            rows.append({"set": "task", "of": task.name, "token_id": token, "token": spell(tokenizer, token)})
+            rows[-1]["whole_word"] = is_word(tokenizer, token, task.words)
+    for query in work.settings.queries if work.settings.input == "delimiter" else ():
+        for token in work.input_tokens(query):
+            rows.append({"set": "input", "of": f"{query} queries", "token_id": token, "token": spell(tokenizer, token)})
+    return pd.DataFrame(rows)

@@ -87,9 +87,17 @@ class Plan:
             "a task choose the layer."
         )
 
+    def either(self, task: str) -> TaskPlan:
+        """The plan of a task that is scored, or of one that only lends its vectors."""
+        return self.tasks.get(task) or self.wrong_tasks[task]
+
+    def others(self, task: str) -> list[str]:
+        """The tasks whose vectors are the wrong-task control of a task."""
+        return [name for name in {**self.wrong_tasks, **self.tasks} if name != task]
+
     def contexts(self, task: str, seed: int) -> tuple[Context, ...]:
         """The contexts of a task and seed, the same for every source, model and phase."""
-        plan = self.tasks.get(task) or self.wrong_tasks[task]
+        plan = self.either(task)
         return draw(
             plan.pool, shots=self.settings.shots, contexts=self.settings.contexts, seed=seed, task=plan.task.name
         )
@@ -242,9 +250,9 @@ def _in_fixed_order(items: Sequence[Item]) -> tuple[Item, ...]:
 
 def _render_once(plan: Plan, model: Model) -> None:
     """Renders one prompt of each kind, so that a template the tokenizer cannot delimit fails before any work."""
-    for name, task in plan.tasks.items():
+    for name, task in {**plan.wrong_tasks, **plan.tasks}.items():
         contexts = plan.contexts(name, plan.settings.seeds[0])[:1]
         for source in plan.settings.sources:
             source_prompts(model, task.task, demonstrated(source), contexts, template=plan.template)
-        for query in plan.settings.queries:
+        for query in plan.settings.queries if name in plan.tasks else ():
             query_prompt(model, task.task, task.test[0], query, source="", context=contexts[0], template=plan.template)

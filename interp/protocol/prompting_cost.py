@@ -9,18 +9,15 @@ With no examples the prompt is the bare query and the vector is the instruction'
 before the clock starts. `queries` of them can be asked at once: prompts with the same examples then share what comes
 before the query (:mod:`interp.prefix`), so that the time a query is the fair price of prompting for many.
 
-Seconds are medians of repeats after one warm-up. Memory is that of one query, in a process of its own, above what it
-held with the model loaded and warmed up (:func:`interp.memory.peak_memory`).
+Seconds are medians of repeats after one warm-up. Memory is that of one query, above what was held with the model loaded
+and warmed up (:mod:`interp.protocol.prompting_memory`).
 """
 
-import json
-import os
-import subprocess
-import sys
+import random
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,21 +25,17 @@ import pandas as pd
 import torch
 
 from interp.errors import CrosstaskError
-from interp.memory import peak_memory
-from interp.models.base import Model, load_model
+from interp.models.base import Model
 from interp.models.options import LoadOptions
 from interp.patching import generate
 from interp.prompts import Template
-from interp.protocol.contexts import Context, draw_apart, query_prompt, source_prompts
+from interp.protocol.contexts import Context, query_prompt, source_prompts
 from interp.protocol.settings import known
 from interp.runs import Run
 from interp.tasks import Task, load_task
 from interp.vectors import extract
 
 METHODS = ("prompt", "patch", "extract")
-ROOT = Path(__file__).parents[2]
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
-"""Freed memory goes back to the system, so that what is held follows what is used."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +114,10 @@ class Case:
         return f"{self.method} / {self.modality} / {self.examples}"
 
 
+NOTHING = Case("prompt", "none", 0)
+"""The bare query."""
+
+
 @dataclass(frozen=True)
 class Unit:
     """One resumable measurement: the seconds or the memory of a case."""
@@ -151,17 +148,24 @@ def check(settings: CostSettings, model: Model) -> Task:
         )
     for modality in {case.modality for case in settings.cases()}:
         most = max(case.examples for case in settings.cases() if case.modality == modality)
-        work_of(model, settings, task, Case("prompt", modality, most), 1)
-        work_of(model, settings, task, Case("extract", modality, most), 1)
+        for method in ("prompt", "extract"):
+            work_of(model, settings, task, Case(method, modality, most), max(settings.queries))
     return task
 
 
-def work_of(model: Model, settings: CostSettings, task: Task, case: Case, queries: int) -> Callable[[], object]:
-    """The work of a case on so many queries, with its prompts made ready.
+@dataclass(frozen=True)
+class Work:
+    """Something to measure: call it to do it. `tokens` are those of its first prompt."""
 
-    Returns:
-        A function that does it; its number of tokens is the attribute ``tokens``.
-    """
+    do: Callable[[], object]
+    tokens: int
+
+    def __call__(self) -> None:
+        self.do()
+
+
+def work_of(model: Model, settings: CostSettings, task: Task, case: Case, queries: int) -> Work:
+    """The work of a case on so many queries, with its prompts made ready."""
     template = Template.parse(settings.template)
     context, source = _context(task, case.examples), "instruction" if case.modality == "none" else case.modality
     prompts = [
@@ -176,41 +180,32 @@ def work_of(model: Model, settings: CostSettings, task: Task, case: Case, querie
         )
         for item in task.split("test")[:queries]
     ]
+    if case.method == "prompt":
+        answer = partial(generate, model, prompts, max_new_tokens=settings.new_tokens, stop=None)
+        return Work(answer, prompts[0].n_tokens)
+    read = source_prompts(model, task, source, [context], template=template)
     if case.method == "extract":
-        prompts = source_prompts(model, task, source, [context], template=template)
-
-        def work() -> object:
-            return extract(model, prompts)
-    elif case.method == "prompt":
-
-        def work() -> object:
-            return generate(model, prompts, max_new_tokens=settings.new_tokens, stop=None)
-    else:
-        read = source_prompts(model, task, source, [context], template=template)
-        layer = model.n_layers // 2
-        vector = extract(model, read)[0, layer]
-
-        def work() -> object:
-            return generate(
-                model,
-                prompts,
-                vectors=[vector] * len(prompts),
-                layers=[layer] * len(prompts),
-                max_new_tokens=settings.new_tokens,
-                stop=None,
-            )
-
-    work.tokens = prompts[0].n_tokens  # type: ignore[attr-defined]
-    return work
+        return Work(partial(extract, model, read), read[0].n_tokens)
+    layer = model.n_layers // 2
+    vectors, layers = [extract(model, read)[0, layer]] * len(prompts), [layer] * len(prompts)
+    patched = partial(
+        generate, model, prompts, vectors=vectors, layers=layers, max_new_tokens=settings.new_tokens, stop=None
+    )
+    return Work(patched, prompts[0].n_tokens)
 
 
 def _context(task: Task, n: int) -> Context:
-    """n examples and a dummy query; where the items are fewer, they come again."""
+    """n examples and a dummy query; where the selection items are fewer, they come again.
+
+    Raises:
+        CrosstaskError: there are no selection items.
+    """
     pool = task.split("selection")
-    size = max(1, min(n, len(pool) - 2))
-    drawn = draw_apart(pool, shots=size, contexts=-(-max(n, 1) // size), seed=0, task=task.name)
-    shown = [item for context in drawn for item in context.demonstrations][:n]
-    return Context(tuple(shown), tuple(item.outputs[0] for item in shown), drawn[-1].dummy)
+    if not pool:
+        raise CrosstaskError(f"Task {task.name!r} has no selection items, and examples are taken from them.")
+    order = random.Random(task.name).sample(pool, len(pool))
+    *shown, dummy = (order[i % len(order)] for i in range(n + 1))
+    return Context(tuple(shown), tuple(item.outputs[0] for item in shown), dummy)
 
 
 def seconds(model: Model, settings: CostSettings, task: Task, case: Case) -> dict[str, Any]:
@@ -220,7 +215,7 @@ def seconds(model: Model, settings: CostSettings, task: Task, case: Case) -> dic
         work = work_of(model, settings, task, case, queries)
         work()
         times[str(queries)] = [_timed(model, work) for _ in range(settings.repeats)]
-    return {"tokens": work.tokens, "seconds": times}  # type: ignore[attr-defined]
+    return {"tokens": work.tokens, "seconds": times}
 
 
 def _timed(model: Model, work: Callable[[], object]) -> float:
@@ -235,35 +230,35 @@ def _timed(model: Model, work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def memory(settings: CostSettings, case: Case) -> dict[str, int]:
-    """Peak bytes of a case, above what was held before it and in all, measured in a new process.
+def forecast(model: Model, settings: CostSettings, task: Task, *, loading: float) -> Callable[[Unit], float]:
+    """Times one of the longest prompts, and returns the seconds that a unit should take.
 
-    Raises:
-        CrosstaskError: if that process fails.
+    Args:
+        model, settings, task: of the run.
+        loading: seconds that the model took to load, which it does once more to measure memory.
     """
-    request = asdict(settings) | {"case": asdict(case)}
-    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    done = subprocess.run(
-        [sys.executable, "-m", "interp.protocol.prompting_cost", json.dumps(request)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **MALLOC, "PYTHONPATH": paths, "OMP_NUM_THREADS": str(settings.threads)},
-    )
-    if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.strip()] or ["it said nothing"]
-        raise CrosstaskError(f"the process that measures memory ended with code {done.returncode}: {said[-1]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    bare = work_of(model, settings, task, NOTHING, 1)
+    bare()
+    each, rate = {"none": 0.0}, 0.0  # tokens an example, seconds a token
+    for modality in ("text", "image"):
+        if most := max(getattr(settings, modality), default=0):
+            work = work_of(model, settings, task, Case("prompt", modality, most), 1)
+            each[modality] = (work.tokens - bare.tokens) / most
+            rate = max(rate, _timed(model, work) / work.tokens)
+    rate = rate or _timed(model, bare) / bare.tokens
+    first = next((unit for unit in settings.units() if unit.kind == "memory"), None)
 
+    def of(unit: Unit) -> float:
+        short = bare.tokens
+        long = short + unit.case.examples * each[unit.case.modality]
+        if unit.kind == "memory":
+            return 2 * rate * long + (loading if unit == first else 0)
+        if unit.case.method == "extract":
+            return (settings.repeats + 1) * rate * long
+        asked = long if unit.case.method == "prompt" else short
+        return (settings.repeats + 1) * rate * sum(asked + (count - 1) * short for count in settings.queries)
 
-def measured_here(request: dict[str, Any]) -> dict[str, int]:
-    """What :func:`memory` asks the new process."""
-    case, loading = Case(**request.pop("case")), LoadOptions(**request.pop("loading"))
-    settings = CostSettings(**request, loading=loading)
-    torch.set_num_threads(settings.threads)
-    model, task = load_model(settings.model, **asdict(loading)), load_task(settings.task)
-    work_of(model, settings, task, Case("prompt", "none", 0), 1)()  # what libraries set up at first use
-    above, total = peak_memory(model, work_of(model, settings, task, case, 1))
-    return {"above": above, "total": total}
+    return of
 
 
 def cost_table(settings: CostSettings, run: Run) -> pd.DataFrame:
@@ -271,8 +266,8 @@ def cost_table(settings: CostSettings, run: Run) -> pd.DataFrame:
 
     Returns:
         method, modality, examples, tokens (of the first prompt), queries, seconds (median a query), low and high
-        (fastest and slowest repeat), repeats, above_mb and total_mb (peak memory of one query in MiB; missing for
-        several), times_patch (seconds over those of patching with as many examples and queries).
+        (fastest and slowest repeat), repeats, above_mb and total_mb (peak memory of one query in MiB; in
+        the row of the fewest queries), times_patch (seconds over those of patching with as many examples and queries).
     """
     rows = []
     for case in settings.cases():
@@ -281,7 +276,7 @@ def cost_table(settings: CostSettings, run: Run) -> pd.DataFrame:
             raise LookupError(f"{case.key} is not in the journal")
         for queries, times in timed["seconds"].items():
             each = np.array(times) / int(queries)
-            bytes_held = held if int(queries) == 1 else None
+            bytes_held = held if queries == min(timed["seconds"], key=int) else None
             rows.append(
                 {
                     "method": case.method,
@@ -303,7 +298,3 @@ def cost_table(settings: CostSettings, run: Run) -> pd.DataFrame:
     table = table.join(patch, on=keys)
     table["times_patch"] = table["seconds"] / table.pop("patch_seconds")
     return table
-
-
-if __name__ == "__main__":
-    print(json.dumps(measured_here(json.loads(sys.argv[1]))))

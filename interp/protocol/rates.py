@@ -45,7 +45,7 @@ def rate_table(answers: pd.DataFrame, keys: Sequence[str], *, carry: Sequence[st
 
 def _rate(part: pd.DataFrame, carry: Sequence[str]) -> dict[str, Any]:
     items = part["item"].nunique()
-    interval = _with_width(bootstrap_crossed(part["exact"].to_numpy(float), **_where(part)), items)
+    interval = with_width(bootstrap_crossed(part["exact"].to_numpy(float), **_where(part)), items)
     by_seed = {rule: _by_seed(part, rule) for rule in RULES}
     exact = by_seed["exact"]
     return {
@@ -73,7 +73,7 @@ def comparison_rows(a: pd.DataFrame, b: pd.DataFrame, labels: dict[str, Any]) ->
     parts = [("all", joined), *joined.groupby("task", sort=False)] if len(joined) else []
     for task, part in parts:
         test = compare_crossed(list(part["exact"]), list(part["exact_b"]), **_where(part))
-        interval = _difference_with_width(test.difference, test.n)
+        interval = difference_with_width(test.difference, test.n)
         above, below = _by_seed(part, "exact"), _by_seed(part, "exact_b")
         rows.append(
             {
@@ -117,7 +117,7 @@ def _where(part: pd.DataFrame) -> dict[str, Any]:
     return {"tasks": list(part["task"]), "items": list(part["item"]), "seeds": list(part["seed"])}
 
 
-def _with_width(interval: Interval, n: int) -> Interval:
+def with_width(interval: Interval, n: int) -> Interval:
     """A rate's interval; Wilson's for n items where resampling finds none."""
     if interval.low < interval.high:
         return interval
@@ -125,7 +125,7 @@ def _with_width(interval: Interval, n: int) -> Interval:
     return interval._replace(low=wilson(math.floor(right), n).low, high=wilson(math.ceil(right), n).high)
 
 
-def _difference_with_width(interval: Interval, n: int) -> Interval:
+def difference_with_width(interval: Interval, n: int) -> Interval:
     """A difference's interval; from Wilson's for n items that all agree, where resampling finds none."""
     if interval.low < interval.high:
         return interval

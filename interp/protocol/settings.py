@@ -1,7 +1,7 @@
 """What the cross-modal patching experiment is asked to do, checked before anything is loaded or written."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -144,3 +144,25 @@ def known(option: str, given: Iterable[str], accepted: tuple[str, ...]) -> None:
             near = difflib.get_close_matches(value, accepted, n=1, cutoff=0.4)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise CrosstaskError(f"{option} {value!r} is unknown; expected one of {', '.join(accepted)}.{hint}")
+
+
+def at_least(settings: Any, least: int, *names: str) -> None:
+    """Raises CrosstaskError when one of these fields, each an option, is smaller."""
+    for name in names:
+        if getattr(settings, name) < least:
+            option = name.replace("_", "-")
+            raise CrosstaskError(f"--{option} is {getattr(settings, name)}; it must be at least {least}.")
+
+
+def once(option: str, given: Sequence[str]) -> None:
+    """Raises CrosstaskError when a value is given twice."""
+    if len(set(given)) < len(given):
+        named = f"{option} names {'a task' if option == '--tasks' else 'a value'}"
+        raise CrosstaskError(f"{named} twice: {' '.join(given)}.")
+
+
+def decisive(settings: Any) -> dict[str, Any]:
+    """What decides the numbers: all fields of the settings, and of their field `loading` what does."""
+    given = asdict(settings)
+    del given["loading"]
+    return given | settings.loading.config()

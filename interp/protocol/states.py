@@ -22,8 +22,8 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import pandas as pd
@@ -41,6 +41,8 @@ from interp.models.options import LoadOptions
 from interp.prompts import Prompt, Template
 from interp.protocol.bank import slug
 from interp.protocol.contexts import Context, picture, source_prompts
+from interp.protocol.estimate import reading_seconds
+from interp.protocol.settings import at_least, decisive, once
 from interp.runs import Run
 from interp.tasks import Item, Split, Task
 from interp.tasks.base import SPLITS
@@ -78,10 +80,8 @@ class StateSettings:
     loading: LoadOptions = field(default_factory=LoadOptions, kw_only=True)
 
     def __post_init__(self) -> None:
-        for name, least in (("shots", 1), ("blocks", 2), ("choice_blocks", 2), ("orders", 2)):
-            if getattr(self, name) < least:
-                option = name.replace("_", "-")
-                raise CrosstaskError(f"--{option} is {getattr(self, name)}; it must be at least {least}.")
+        at_least(self, 1, "shots")
+        at_least(self, 2, "blocks", "choice_blocks", "orders")
         if self.orders > self.shots + 1:
             raise CrosstaskError(
                 f"--orders is {self.orders}, but a block of {self.shots} demonstrations and a dummy query has "
@@ -89,14 +89,11 @@ class StateSettings:
             )
         if len(self.tasks) < 2:
             raise CrosstaskError(f"--tasks names {len(self.tasks)} task; tasks are told apart, so name two or more.")
-        if len(set(self.tasks)) < len(self.tasks):
-            raise CrosstaskError(f"--tasks names a task twice: {' '.join(self.tasks)}.")
+        once("--tasks", self.tasks)
 
     def config(self) -> dict[str, Any]:
         """What decides the numbers."""
-        given = asdict(self)
-        del given["loading"]
-        return given | self.loading.config()
+        return decisive(self)
 
 
 @dataclass(frozen=True)
@@ -207,12 +204,34 @@ class StateBank:
         done, path = self.run.done(unit.key), self.run.folder / unit.path
         if done is not None and path.exists():
             return
-        model, task = self.models(unit.model), self.plan.tasks[unit.task]
-        contexts = [] if unit.modality == "instruction" else self.plan.contexts(task, unit.split)
-        prompts = source_prompts(model, task, unit.modality, contexts, template=self.plan.template)
-        self.run.write_safetensors(unit.path, {str(kind): v for kind, v in extract_states(model, prompts).items()})
+        prompts = self._prompts(unit, self._contexts(unit))
+        found = extract_states(self.models(unit.model), prompts)
+        self.run.write_safetensors(unit.path, {str(kind): values for kind, values in found.items()})
         if done is None:
             self.run.record(unit.key, {"contexts": len(prompts), "tokens": sum(p.n_tokens for p in prompts)})
+
+    def seconds(self, units: Iterable[StateUnit]) -> float:
+        """How long the extractions that are not done should take, from reading some contexts of each kind."""
+        left: dict[tuple[str, str], list[StateUnit]] = {}
+        for unit in units:
+            if self.run.done(unit.key) is None:
+                left.setdefault((unit.model, unit.modality), []).append(unit)
+        return reading_seconds(
+            (
+                self.models(model),
+                self._prompts(found[0], self._contexts(found[0])[:2]),
+                sum(max(1, len(self._contexts(unit))) for unit in found),
+            )
+            for (model, _), found in left.items()
+        )
+
+    def _contexts(self, unit: StateUnit) -> list[Context]:
+        """None for an instruction, which is a prompt without any."""
+        return self.plan.contexts(self.plan.tasks[unit.task], unit.split) if unit.split else []
+
+    def _prompts(self, unit: StateUnit, contexts: Sequence[Context]) -> list[Prompt]:
+        task = self.plan.tasks[unit.task]
+        return source_prompts(self.models(unit.model), task, unit.modality, contexts, template=self.plan.template)
 
     def states(self, model: str, modalities: Sequence[str], split: Split) -> States:
         """The extracted states of a model: modalities in the order given, and within them tasks, blocks and orders."""
@@ -221,7 +240,9 @@ class StateBank:
         for modality in modalities:
             for name, task in self.plan.tasks.items():
                 once = modality == "instruction"
-                found = load_file(self.run.folder / StateUnit(model, name, modality, "" if once else split).path)
+                unit = StateUnit(model, name, modality, "" if once else split)
+                self.perform(unit)  # again, if its file is lost
+                found = load_file(self.run.folder / unit.path)
                 for kind in KINDS:
                     parts[kind].append(found[kind])
                 blocks = [f"{task.family} {block}" for block in range(len(self.plan.blocks[split][task.family]))]

@@ -19,9 +19,9 @@ from typing import Any
 
 import pandas as pd
 
+from interp.protocol.answers import constant_answers
 from interp.protocol.plan import Plan
 from interp.runs import Run
-from interp.scoring import score
 from interp.statistics import Interval, bootstrap_mean, compare_paired
 from interp.statistics import wilson as wilson_interval
 
@@ -97,13 +97,9 @@ def prediction_table(plan: Plan, run: Run) -> pd.DataFrame:
         rows += [where | answer for answer in _record(run, unit.key)["answers"]]
         if unit.kind == "prompt" and not unit.source:  # once per task, query modality and seed
             task = plan.tasks[unit.task]
-            majority = task.task.majority_answer
             arm = dict.fromkeys(("source_model", "source", "layer_choice", "budget"), "")
-            for item in task.test:
-                found = score(majority, majority, item.outputs)
-                scores = {rule: getattr(found, rule) for rule in RULES}
-                answer = {"item": item.input, "answer": majority, "accepted": list(item.outputs)}
-                rows.append(where | {"method": "majority", **arm, "layer": None, "demonstrations": 0} | answer | scores)
+            labels = where | {"method": "majority", **arm, "demonstrations": 0}
+            rows += constant_answers(task.test, task.task.majority_answer, labels)
     return pd.DataFrame(rows).astype({"layer": "Int64"})
 
 

@@ -9,7 +9,7 @@ prefix rule, so the two are read side by side, not subtracted. Their patches are
 `patch_mean`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,12 @@ from interp.protocol.rates import comparison_rows, rate_table, with_holm
 
 ARM = ["model", "template", "query", "method", "source_model", "source", "layer_choice"]
 PAPER, OURS = "Luo et al. 2025", "this run"
+PAPER_TEMPLATE = r"Q:{x}\nA:{y}\n\n"
+PAPER_TASKS = 6
+PAPER_DEMONSTRATIONS = {"no_context": 0, "majority": 0, "prompt": 5, "patch_mean": 120}
+"""Complete ones: their vectors are means over 30 prompts, read at the delimiter of the fifth example."""
+PAPER_COSINE_BASELINE = 0.58
+"""Of the vectors of mismatched pairs of Vicuna and LLaVA-1.5."""
 BUDGETS = {"matched": "patch_single", "unmatched": "patch_mean"}
 """Whether a vector saw as many demonstrations as the prompt, or those of all contexts."""
 
@@ -112,10 +118,20 @@ def _best(*arms: pd.DataFrame) -> pd.DataFrame:
 
 
 def published(model: str) -> pd.DataFrame:
-    """The paper's accuracies for a model, and its majority baseline; no rows for a model that is not theirs."""
+    """The paper's numbers for a model, and its majority baseline; no rows for a model that is not theirs.
+
+    A local folder is theirs when it is called like their model, as a download or in the hub's cache.
+    """
     table = pd.read_csv(Path(__file__).with_name("luo2025.csv"), keep_default_na=False, na_values={"cosine": [""]})
-    theirs = table[table["model"] == model]
+    theirs = table[[_is(model, name) for name in table["model"]]]
     return pd.concat([table[table["model"] == ""], theirs]) if len(theirs) else theirs
+
+
+def _is(model: str, published_as: str) -> bool:
+    """Whether a hub id or folder is the model that was published under a hub id."""
+    called = {published_as.rpartition("/")[2], "models--" + published_as.replace("/", "--")}
+    here = model == published_as or (Path(model).is_dir() and not called.isdisjoint(Path(model).parts))
+    return bool(published_as) and here
 
 
 def paper_table(rates: pd.DataFrame, model: str, number: int, template: str) -> pd.DataFrame:
@@ -136,16 +152,27 @@ def paper_table(rates: pd.DataFrame, model: str, number: int, template: str) -> 
     kept = {
         1: main & (shown["query"] == "image"),
         3: main & patch & (shown["source"] == "text"),
-        4: main & patch & (shown["source_model"] == model),
+        4: main & patch,
         5: (patch & (shown["source_model"] == model) | shown["method"].isin(["no_context", "prompt"]))
         & shown["source"].isin(["", "text", "image"]),
     }[number]
     ours = _wide(shown[kept]).assign(by=OURS)
-    theirs = published(model)
-    theirs = theirs[theirs["table"] == number].drop(columns=["table", "cosine"]).assign(by=PAPER)
-    theirs = theirs[["by", *(name for name in theirs if name != "by" and (name in ours or name == "all"))]]
-    columns = ["by", *(name for name in ours if name not in ("by", "model"))]
-    return pd.concat([ours, theirs], ignore_index=True).reindex(columns=columns)
+    columns = ["by", *(name for name in ours if name != "by")]
+    theirs = _published_rows(model, number, [task for task in dict.fromkeys(rates["task"]) if task != "all"])
+    return pd.concat([ours, theirs.reindex(columns=columns)], ignore_index=True) if len(theirs) else ours[columns]
+
+
+def _published_rows(model: str, number: int, tasks: Sequence[str]) -> pd.DataFrame:
+    """The paper's rows of a table; `all` is the mean over those of these tasks that are theirs."""
+    table = published(model)
+    table = table[table["table"] == number]
+    shared = [task for task in tasks if task in table]
+    if not shared:
+        return table.iloc[:0]
+    template = "its recommended one" if number == 5 else PAPER_TEMPLATE
+    table = table.assign(by=PAPER, template=template, demonstrations=table["method"].map(PAPER_DEMONSTRATIONS))
+    table["budget"] = table["method"].map({"prompt": "matched", "patch_mean": "unmatched"}).fillna("")
+    return table if len(shared) == PAPER_TASKS else table.assign(all=table[shared].mean(axis=1))
 
 
 def _wide(rates: pd.DataFrame) -> pd.DataFrame:
@@ -172,7 +199,8 @@ def cosine_table(bank: Bank, layers: Callable[[str, str, str], int]) -> pd.DataF
 
     Returns:
         One row per source model, source and query modality: cosine of the same task, of different tasks (its
-        baseline), and both after the mean over tasks is taken off; means over seeds. Empty with fewer than two tasks.
+        baseline), and both after the mean over tasks is taken off; means over seeds. Where the pair is one of the
+        paper's, its cosines of text examples as luo_same_task and luo_other_task. Empty with fewer than two tasks.
     """
     plan, settings = bank.plan, bank.plan.settings
     rows: list[dict[str, Any]] = []
@@ -195,5 +223,15 @@ def cosine_table(bank: Bank, layers: Callable[[str, str, str], int]) -> pd.DataF
                     cosines = [getattr(one, kind) for one in found]
                     row[f"{kind}_same_task"] = sum(float(matched(c)[layer]) for c in cosines) / len(cosines)
                     row[f"{kind}_other_task"] = sum(float(mismatched(c)[layer]) for c in cosines) / len(cosines)
-                rows.append(row | {"random_spread": found[0].random_spread})
+                theirs = _published_cosines(settings.model, other) if source == "text" else {}
+                rows.append(row | {"random_spread": found[0].random_spread} | theirs)
     return pd.DataFrame(rows)
+
+
+def _published_cosines(model: str, source_model: str) -> dict[str, float]:
+    """The paper's cosines of a pair, for text examples; none for a pair that is not theirs."""
+    table = published(model)
+    pair = table[table["cosine"].notna() & [_is(source_model, name) for name in table["source_model"]]]
+    if pair.empty:
+        return {}
+    return {"luo_same_task": float(pair["cosine"].iloc[0]), "luo_other_task": PAPER_COSINE_BASELINE}

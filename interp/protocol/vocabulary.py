@@ -9,7 +9,8 @@ The vector of a task and source is the mean over `contexts` contexts (one prompt
 are read through the logit lens of the model, at every layer: the most probable tokens, and two numbers that need no
 reading: the rank among the vocabulary of the most probable task word, and of the first tokens of the test items'
 accepted answers (an item counts by its best; geometric mean over items). The norm before the unembedding takes a
-vector's length off, so a difference is read by its direction.
+vector's length off, so a difference is read by its direction. Where it is nothing but rounding, as before the first
+block that fine-tuning has changed, it has no direction, and neither tokens nor ranks are given.
 
 Controls: the same two ranks, for this task's tokens, in the vectors of the *other tasks* and in *random* directions
 with the norm of the first source's vector. Intervals: of a task word's rank over resamples of contexts; of the answers'
@@ -18,12 +19,12 @@ over resamples of items; of controls over resamples of tasks and draws. Contexts
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -34,7 +35,8 @@ from interp.models.options import LoadOptions
 from interp.prompts import Prompt, Template
 from interp.protocol.bank import slug
 from interp.protocol.contexts import draw, source_prompts
-from interp.protocol.settings import known
+from interp.protocol.estimate import reading_seconds
+from interp.protocol.settings import at_least, decisive, known, once
 from interp.runs import Run
 from interp.statistics import bootstrap_means, percentiles
 from interp.tasks import Task
@@ -43,6 +45,8 @@ from interp.vectors import extract, norm_matched_random
 SOURCES = ("text", "image", "instruction")
 RESAMPLES = 100
 """Resamples of contexts for the rank of a task word; each costs the logits of a vector per layer."""
+ROUNDING = 1e-5
+"""A difference at most this long, as a share of the vector it is taken from, is rounding; more in half precision."""
 WORDS, ANSWERS = "task words", "answers"
 OTHERS, RANDOM = "other tasks", "random"
 
@@ -70,10 +74,12 @@ class DecodeSettings:
     loading: LoadOptions = field(default_factory=LoadOptions)
 
     def __post_init__(self) -> None:
-        for name in ("shots", "contexts", "top", "draws"):
-            if getattr(self, name) < 1:
-                raise CrosstaskError(f"--{name} is {getattr(self, name)}; it must be at least 1.")
+        at_least(self, 1, "shots", "contexts", "top", "draws")
+        once("--tasks", self.tasks)
+        once("--source", self.sources)
         known("--source", self.sources, SOURCES)
+        if self.base == self.model:
+            raise CrosstaskError(f"--base and --model are both {self.model!r}, whose vectors do not differ.")
         if self.base and "text" not in self.sources:
             raise CrosstaskError(f"--base {self.base!r} is compared on text examples, so --source must name text.")
 
@@ -87,17 +93,19 @@ class DecodeSettings:
 
     def config(self) -> dict[str, Any]:
         """What decides the numbers."""
-        given = asdict(self)
-        del given["loading"]
-        return given | self.loading.config()
+        return decisive(self)
 
 
 class DecodeWork:
-    """Performs the units of a run, and makes its tables."""
+    """Performs the units of a run. Made, and so checked, before the run has a folder.
 
-    def __init__(
-        self, settings: DecodeSettings, tasks: Sequence[Task], model: Model, base: Model | None, run: Run
-    ) -> None:
+    Attributes:
+        run: set before anything is performed.
+    """
+
+    run: Run
+
+    def __init__(self, settings: DecodeSettings, tasks: Sequence[Task], model: Model, base: Model | None) -> None:
         if not model.takes_images and "image" in settings.sources:
             raise CrosstaskError(f"{model.name!r} takes no images; use --source text instruction.")
         if base is not None and (base.n_layers, base.width) != (model.n_layers, model.width):
@@ -105,7 +113,7 @@ class DecodeWork:
                 f"Vectors of {base.name!r} ({base.n_layers} layers of width {base.width}) cannot be taken off those of "
                 f"{model.name!r} ({model.n_layers} layers of width {model.width}); choose another --base."
             )
-        self.settings, self.tasks, self.model, self.base, self.run = settings, list(tasks), model, base, run
+        self.settings, self.tasks, self.model, self.base = settings, list(tasks), model, base
         self.template = Template.parse(settings.template)
         tokenizer = model.tokenizer
         self.words = {task.name: word_token_ids(tokenizer, task.words) for task in tasks}
@@ -126,6 +134,14 @@ class DecodeWork:
         units += [("read", vector, task.name) for task in self.tasks for vector in s.vectors]
         return units
 
+    def seconds(self) -> float:
+        """How long the prompts that are not yet read should take, from reading two of each model and source."""
+        left = [key[1:3] for key in self.units() if key[0] == "states" and self.run.done(key) is None]
+        prompts = {kind: self._prompts(self._model(kind[0]), self.tasks[0], kind[1]) for kind in dict.fromkeys(left)}
+        return reading_seconds(
+            (self._model(kind[0]), found[:2], len(found) * left.count(kind)) for kind, found in prompts.items()
+        )
+
     def perform(self, key: tuple[str, ...]) -> None:
         """Do a unit unless the journal holds it."""
         if self.run.done(key) is not None:
@@ -138,8 +154,11 @@ class DecodeWork:
         contexts = draw(task.split("selection"), shots=s.shots, contexts=s.contexts, seed=s.seed, task=task.name)
         return source_prompts(model, task, source, contexts, template=self.template)
 
+    def _model(self, name: str) -> Model:
+        return self.base if self.base is not None and name == self.settings.base else self.model
+
     def _extract(self, task: Task, name: str, source: str) -> dict[str, Any]:
-        model = self.base if self.base is not None and name == self.settings.base else self.model
+        model = self._model(name)
         prompts = self._prompts(model, task, source)
         self.run.write_safetensors(_path(name, source, task.name), {"states": extract(model, prompts)})
         return {"contexts": len(prompts), "tokens": sum(prompt.n_tokens for prompt in prompts)}
@@ -166,19 +185,35 @@ class DecodeWork:
         low, high = self._resampled_ranks(contexts, words)
         rows = [_row(WORDS, "", found, low, high, len(contexts), "contexts")]
         rows.append(self._answer_row(task, "", mean[None], "items"))
-        others = [self.states(vector, other.name).mean(0) for other in self.tasks if other.name != task.name]
-        if others:
-            rows += self._control_rows(task, OTHERS, torch.stack(others), "tasks")
-        record: dict[str, Any] = {"tokens": self._top(mean), "ranks": rows}
+        silent = self._silent(vector, task.name, mean)
+        rows = [_without_layers(row, silent) for row in rows]
+        names = [other.name for other in self.tasks if other.name != task.name]
+        if names:
+            others = torch.stack([self.states(vector, name).mean(0) for name in names])
+            mute = np.any([self._silent(vector, name, own) for name, own in zip(names, others, strict=True)], axis=0)
+            rows += [_without_layers(row, mute) for row in self._control_rows(task, OTHERS, others, "tasks")]
+        record: dict[str, Any] = {"tokens": self._top(mean, silent), "ranks": rows}
         if vector == self.settings.sources[0]:
             drawn = self._random(task.name, vector, mean)
             rows += self._control_rows(task, RANDOM, drawn, "draws")
-            record["random_tokens"] = self._top(drawn[0])
+            record["random_tokens"] = self._top(drawn[0], silent)
         return record
 
-    def _top(self, vectors: Float[Tensor, "L D"]) -> dict[str, Any]:
+    def _silent(self, vector: str, task: str, mean: Float[Tensor, "L D"]) -> Bool[np.ndarray, " L"]:
+        """The layers at which a difference is nothing but rounding, and so has no direction."""
+        first, minus, _ = vector.partition(" minus ")
+        if not minus:
+            return np.zeros(len(mean), dtype=bool)
+        own = self._states(self.settings.model, first, task).mean(0)
+        least = max(ROUNDING, 2 * torch.finfo(self.model.dtype).eps)
+        return (mean.norm(dim=-1) <= least * own.norm(dim=-1)).numpy()
+
+    def _top(self, vectors: Float[Tensor, "L D"], silent: Bool[np.ndarray, " L"]) -> dict[str, Any]:
         ids, chances = top_tokens(self.model, vectors, self.settings.top)
-        return {"ids": ids.tolist(), "probabilities": chances.tolist()}
+        return {
+            name: [[] if mute else row for row, mute in zip(values.tolist(), silent, strict=True)]
+            for name, values in (("ids", ids), ("probabilities", chances))
+        }
 
     def _random(self, task: str, vector: str, mean: Float[Tensor, "L D"]) -> Float[Tensor, "N L D"]:
         seed = zlib.crc32(f"{task}, {vector}, seed {self.settings.seed}".encode())
@@ -231,6 +266,15 @@ def _row(tokens: str, control: str, rank: Any, low: Any, high: Any, n: int, over
     curve = {"rank": rank, "low": low, "high": high}
     values = {name: None if value is None else np.asarray(value).tolist() for name, value in curve.items()}
     return {"tokens": tokens, "control": control, "n": n, "over": over, **values}
+
+
+def _without_layers(row: dict[str, Any], silent: Bool[np.ndarray, " L"]) -> dict[str, Any]:
+    """The row with no rank at some layers."""
+    curves = {name: row[name] for name in ("rank", "low", "high") if row[name] is not None}
+    return row | {
+        name: [None if mute else value for value, mute in zip(values, silent, strict=True)]
+        for name, values in curves.items()
+    }
 
 
 def _path(model: str, source: str, task: str) -> str:

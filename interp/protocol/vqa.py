@@ -4,6 +4,8 @@ A demonstration is a picture (or its caption) with an answer; the question is no
 inferred from the examples, as in the in-the-wild tasks of Luo et al. (2025). Contexts, vectors, the choice of the layer
 and most controls are those of :mod:`interp.protocol.work`. Added here:
 
+    question         the question itself, as it was asked about this picture, before the picture: ordinary VQA
+    question_blank   the question with a plain grey picture: what the question alone gives away
     control_blank    the mean vector, at the pooled layer, patched into a query whose picture is plain grey: what it
                      says without seeing the picture, scored against the answers to every test picture
     VQA accuracy     how many people gave the answer (:mod:`interp.tasks.vqa.scoring`), beside exact match, for which an
@@ -19,25 +21,30 @@ from PIL import Image as Pillow
 
 from interp.errors import CrosstaskError
 from interp.images import Image
-from interp.prompts import Specification, render
+from interp.prompts import Content, Specification, render
+from interp.protocol.contexts import content
 from interp.protocol.plan import Plan, Unit
+from interp.protocol.rates import comparison_rows, rate_table, with_holm
 from interp.protocol.tables import ARM, prediction_table
 from interp.protocol.work import Row, Work
 from interp.runs import Run
-from interp.statistics import bootstrap_mean
 from interp.tasks import Split
 from interp.tasks.vqa import (
     EASY_TYPES,
     FILE_TYPES,
+    PICTURE_TYPES,
     QuestionSet,
     TypeTask,
     easy_questions,
+    picture_questions,
     question_type,
     read_questions,
     type_task,
     vqa_accuracy,
 )
 
+QUICK_TYPES = (*EASY_TYPES, "food-class", "animal-class")
+"""Question types without options; the last two are of pictures that the bundled model knows."""
 SIDE, GREY = 64, (128, 128, 128)
 
 
@@ -47,33 +54,60 @@ def load_types(
     annotations: Path | None,
     images: Path | None,
     captions: Path | None,
+    *,
+    full: bool = False,
+    skipped: list[str] | None = None,
 ) -> dict[str, TypeTask]:
-    """The question types of easy-vqa, or of the user's files where they are given.
+    """Question types of easy-vqa and of the built-in pictures, or of the user's files where they are given.
 
     Args:
-        names: of the types; all three of the data by default.
-        questions, annotations, images, captions: as in :func:`interp.tasks.vqa.read_questions`.
+        names: of the types; all three of files, else `QUICK_TYPES`, or all with `full`.
+        questions, annotations, images, captions, skipped: as in :func:`interp.tasks.vqa.read_questions`.
+        full: every type of the data by default.
 
     Raises:
         CrosstaskError: some of the files are named and others not; what the loaders say.
     """
     files = asked_files(questions, annotations, images, captions)
-    types = [question_type(name, easy=files is None) for name in names or (FILE_TYPES if files else EASY_TYPES)]
+    everything = (*EASY_TYPES, *PICTURE_TYPES) if full else QUICK_TYPES
+    usual = everything if files is None else tuple(FILE_TYPES)
+    types = [question_type(name, files=files is not None) for name in names or usual]
     if len({kind.name for kind in types}) < max(2, len(types)):
         raise CrosstaskError(
             f"--types names {' '.join(kind.name for kind in types)}; expected two different types or more, since one "
             "is the control of the other."
         )
-    if files is None:
-        sets: list[tuple[QuestionSet, Split | None]] = [
-            (easy_questions("train"), "selection"),
-            (easy_questions("test"), "test"),
-        ]
-    else:
+    if files is not None:
         keep = [kind.fits for kind in types]
-        read = read_questions(*files, captions=captions, keep=lambda text: any(fits(text) for fits in keep))
-        sets = [(read, None)]
-    return {kind.name: type_task(kind, sets) for kind in types}
+        read = read_questions(
+            *files, captions=captions, keep=lambda text: any(fits(text) for fits in keep), skipped=skipped
+        )
+        return {kind.name: type_task(kind, [(read, None)]) for kind in types}
+    found = {}
+    for kind in types:
+        if kind.name in PICTURE_TYPES:
+            selection, test = picture_questions("selection"), picture_questions("test")
+        else:
+            selection, test = easy_questions("train"), easy_questions("test")
+        sets: list[tuple[QuestionSet, Split | None]] = [(selection, "selection"), (test, "test")]
+        found[kind.name] = type_task(kind, sets)
+    return found
+
+
+def check_sizes(tasks: Mapping[str, TypeTask], *, shots: int) -> None:
+    """Every type has pictures for its contexts, a query of the layer choice, and a scored one.
+
+    Raises:
+        CrosstaskError: a type has too few.
+    """
+    for name, found in tasks.items():
+        selection, test = (len(found.task.split(split)) for split in ("selection", "test"))
+        if selection < shots + 2 or not test:
+            raise CrosstaskError(
+                f"the question type {name!r} has {selection + test} pictures in {found.task.source}, {selection} to "
+                f"show and to choose the layer by and {test} to score; --shots {shots} needs {shots + 2} and 1, so use "
+                "fewer shots, or leave the type out with --types."
+            )
 
 
 def asked_files(
@@ -91,7 +125,7 @@ def asked_files(
     if len(missing) < len(given) or captions is not None:
         raise CrosstaskError(
             f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing; a VQA set needs --questions, "
-            "--annotations and --images together, and without them easy-vqa is used, which brings its own captions."
+            "--annotations and --images together, and what is asked without them brings its own captions."
         )
     return None
 
@@ -113,32 +147,60 @@ def check_captions(tasks: Mapping[str, TypeTask], *, sources: tuple[str, ...], q
                 )
 
 
-def blank_units(plan: Plan) -> list[Unit]:
-    """The units of the control with a blank picture, after all others; none without image queries."""
-    if "image" not in plan.settings.queries:
-        return []
-    return [Unit("blank", task, seed, "image") for seed in plan.settings.seeds for task in plan.tasks]
+def added_units(plan: Plan) -> list[Unit]:
+    """The units of this module, after all others: the questions themselves, and the vectors without a picture."""
+    settings = plan.settings
+    asked = [Unit("question", task, settings.seeds[0], query) for task in plan.tasks for query in settings.queries]
+    if "image" not in settings.queries:
+        return asked
+    return [*asked, *(Unit("blank", task, seed, "image") for seed in settings.seeds for task in plan.tasks)]
 
 
 class VqaWork(Work):
-    """The work of the cross-modal protocol, and the blank picture."""
+    """The work of the cross-modal protocol, the questions themselves, and the blank picture."""
+
+    def __init__(self, plan: Plan, run: Run, models: Any, tasks: Mapping[str, TypeTask], backend: Any = None) -> None:
+        super().__init__(plan, run, models, backend)
+        self.tasks = tasks
 
     def perform(self, unit: Unit) -> dict[str, Any]:
         """As :meth:`Work.perform`."""
-        if unit.kind != "blank":
+        if unit.kind not in ("question", "blank"):
             return super().perform(unit)
         record = self.run.done(unit.key)
         if record is None:
-            record = self._blank(unit)
+            record = self._question(unit) if unit.kind == "question" else self._blank(unit)
             self.run.record(unit.key, record)
         return record
+
+    def _question(self, unit: Unit) -> dict[str, Any]:
+        plan, model = self.plan, self.models(self.plan.settings.model)
+        task, asked = plan.tasks[unit.task], self.tasks[unit.task].asked
+        rows: list[tuple[str, Content]] = [(asked[item.input], content(item, unit.query)) for item in task.test]
+        methods = {"question": rows}
+        if unit.query == "image":
+            methods["question_blank"] = [(text, _blank_picture()) for text, _ in rows]
+        answers = []
+        for method, given in methods.items():
+            distinct = list(dict.fromkeys(given))
+            prompts = [
+                render(model, Specification(instruction=text), query, template=plan.template)
+                for text, query in distinct
+            ]
+            told = self.backend.generate(model, prompts, max_new_tokens=task.max_new_tokens)
+            said = dict(zip(distinct, told, strict=True))
+            arm = dict.fromkeys(("source_model", "source", "layer_choice", "budget"), "")
+            answers += [
+                {"method": method, **arm, "layer": None, "demonstrations": 0, **self._answer(item, said[row])}
+                for item, row in zip(task.test, given, strict=True)
+            ]
+        return {"answers": answers}
 
     def _blank(self, unit: Unit) -> dict[str, Any]:
         plan, model = self.plan, self.models(self.plan.settings.model)
         task = plan.tasks[unit.task]
-        picture = Image(pixels=Pillow.new("RGB", (SIDE, SIDE), GREY))
         rows = self._mean_rows(unit)
-        prompt = render(model, Specification(), picture, template=plan.template)
+        prompt = render(model, Specification(), _blank_picture(), template=plan.template)
         (found,) = self.backend.sweep(
             model, [prompt], [[row.patch for row in rows]], max_new_tokens=task.max_new_tokens
         )
@@ -152,7 +214,7 @@ class VqaWork(Work):
                 "demonstrations": row.demonstrations,
                 "budget": row.budget,
             }
-            | self._answer(item, generation)
+            | self.scorer.answer(item, generation)
             for row, generation in zip(rows, found, strict=True)
             for item in task.test
         ]
@@ -169,28 +231,65 @@ class VqaWork(Work):
         return rows
 
 
+def _blank_picture() -> Image:
+    return Image(pixels=Pillow.new("RGB", (SIDE, SIDE), GREY))
+
+
 def predictions(plan: Plan, run: Run, tasks: Mapping[str, TypeTask]) -> pd.DataFrame:
-    """Every answer on the test split, with its scores and, in `vqa`, its VQA accuracy."""
-    blank = []
-    for unit in blank_units(plan):
+    """Every answer on the test split, with its scores and, in `vqa`, its VQA accuracy.
+
+    What needs no context is asked once and stands under every seed.
+    """
+    added = []
+    for unit in added_units(plan):
         family = plan.tasks[unit.task].task.family
         where: dict[str, Any] = {"model": plan.settings.model, "family": family, "task": unit.task}
-        where |= {"query": unit.query, "seed": unit.seed}
         record = run.done(unit.key)
         assert record is not None
-        blank += [where | answer for answer in record["answers"]]
-    table = pd.concat([prediction_table(plan, run), pd.DataFrame(blank)], ignore_index=True)
+        for seed in plan.settings.seeds if unit.kind == "question" else (unit.seed,):
+            added += [where | {"query": unit.query, "seed": seed} | answer for answer in record["answers"]]
+    table = pd.concat([prediction_table(plan, run), pd.DataFrame(added)], ignore_index=True)
     given = zip(table["task"], table["item"], table["answer"], strict=True)
     table["vqa"] = [vqa_accuracy(answer, tasks[task].people[item]) for task, item, answer in given]
     return table.astype({"layer": "Int64"})
 
 
 def accuracy_table(answers: pd.DataFrame) -> pd.DataFrame:
-    """One row per arm and type, seeds combined: VQA accuracy with its bootstrap interval over pictures."""
+    """VQA accuracy of every arm: over all types with equal weight, and per type.
+
+    Returns:
+        model, query, arm, task, layer, seeds, items (pictures), vqa with its 95 % interval over pictures and seeds
+        (low, high), exact (exact match), demonstrations, budget.
+    """
+    keys = ["model", "query", *ARM]
+    table = rate_table(_by_vqa(answers), keys, carry=["layer", "demonstrations", "budget"])
+    exact = rate_table(answers, keys)["exact"]
+    table = table.rename(columns={"exact": "vqa"}).assign(exact=exact)
+    table.loc[(table["layer_choice"] == "task") & (table["task"] == "all"), "layer"] = pd.NA
+    shown = ["layer", "seeds", "items", "vqa", "low", "high", "exact", "demonstrations", "budget"]
+    return table[[*keys, "task", *shown]].astype({"layer": "Int64"})
+
+
+def comparison_table(answers: pd.DataFrame) -> pd.DataFrame:
+    """Patches at the pooled layer against prompts, questions and controls, picture by picture, in VQA accuracy.
+
+    Returns:
+        query, source, method, against, task and the columns of :func:`interp.protocol.rates.comparison_rows`, p
+        corrected by Holm's method over the comparisons of a query modality.
+    """
     rows = []
-    for keys, group in answers.groupby(["model", "query", *ARM, "task"], sort=False):
-        found = bootstrap_mean(group["vqa"].to_numpy(), groups=list(group["item"]))
-        row = dict(zip(["model", "query", *ARM, "task"], keys, strict=True))
-        row |= {"layer": group["layer"].iloc[0], "pictures": group["item"].nunique(), "vqa": found.value}
-        rows.append(row | {"low": found.low, "high": found.high, "exact": group["exact"].mean()})
-    return pd.DataFrame(rows)
+    shown = _by_vqa(answers[answers["layer_choice"].isin(["", "pooled"])])
+    for (query, source, method), patch in shown.groupby(["query", "source", "method"], sort=False):
+        if not str(method).startswith("patch_"):
+            continue
+        beside = shown[(shown["query"] == query) & shown["source"].isin(["", source])]
+        for against, other in beside.groupby("method", sort=False):
+            if not str(against).startswith("patch_"):
+                labels = {"query": query, "source": source, "method": method, "against": against}
+                rows += comparison_rows(patch, other, labels)
+    return with_holm(rows, ["query"])
+
+
+def _by_vqa(answers: pd.DataFrame) -> pd.DataFrame:
+    """The answers with VQA accuracy in the place of exact match, for tables that are made of that."""
+    return answers.assign(exact=answers["vqa"].astype(float))

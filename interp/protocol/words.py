@@ -2,7 +2,7 @@
 
 tokens    one row per task, vector, control, layer and place: the most probable tokens with their probabilities
 ranks     one row per task, vector, control, set of tokens and layer: its rank with interval, and what that is over
-words     the tokens of each task's words
+words     the tokens of each task's words, and whether a token is a whole word or the first of several
 summary   ranks over tasks at a few layers fixed by the number of blocks, beside their controls
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from interp.lens import spell
+from interp.lens import is_word, spell
 from interp.protocol.vocabulary import ANSWERS, OTHERS, RANDOM, WORDS, DecodeWork
 from interp.tasks import Task
 
@@ -29,7 +29,8 @@ def tables(work: DecodeWork) -> dict[str, pd.DataFrame]:
             if "random_tokens" in record:
                 tokens += _token_rows(work, task, where | {"control": RANDOM}, record["random_tokens"])
             rows += [where | row for found in record["ranks"] for row in _by_layer(found)]
-    found = {"tokens": pd.DataFrame(tokens), "ranks": pd.DataFrame(rows), "words": _word_table(work)}
+    ranks = pd.DataFrame(rows).astype(dict.fromkeys(("rank", "low", "high"), float))
+    found = {"tokens": pd.DataFrame(tokens), "ranks": ranks, "words": _word_table(work)}
     summary = summary_table(found["ranks"], report_layers(work.model.n_layers), work.settings.top)
     return {**found, "summary": summary}
 
@@ -41,6 +42,8 @@ def report_layers(n_layers: int) -> list[int]:
 
 def summary_table(ranks: pd.DataFrame, layers: Sequence[int], top: int) -> pd.DataFrame:
     """Geometric means over tasks of the ranks at some layers; `in top` counts the tasks whose rank is within `top`.
+
+    Tasks whose difference has no direction there are not counted.
 
     Random vectors stand beside every vector: only their direction is read.
     """
@@ -56,7 +59,7 @@ def summary_table(ranks: pd.DataFrame, layers: Sequence[int], top: int) -> pd.Da
                     "tokens": tokens,
                     "vector": vector,
                     "layer": layer,
-                    "tasks": len(own),
+                    "tasks": int(own["rank"].notna().sum()),
                     f"in_top_{top}": int((own["rank"] <= top).sum()),
                     "rank": np.exp(own["log"].mean()),
                     "rank_in_other_tasks": np.exp(control["log"].mean()),
@@ -80,7 +83,10 @@ def _token_rows(work: DecodeWork, task: Task, where: dict[str, Any], found: dict
 def _word_table(work: DecodeWork) -> pd.DataFrame:
     tokenizer = work.model.tokenizer
     rows = [
-        {"task": name, "token_id": i, "token": spell(tokenizer, i)} for name, own in work.words.items() for i in own
+        {"task": task.name, "token_id": token, "token": spell(tokenizer, token)}
+        | {"whole_word": is_word(tokenizer, token, task.words)}
+        for task in work.tasks
+        for token in work.words[task.name]
     ]
     return pd.DataFrame(rows)
 

@@ -11,8 +11,8 @@
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from functools import cache, cached_property
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from jaxtyping import Float
@@ -21,14 +21,15 @@ from torch import Tensor
 from interp.backends.base import Backend
 from interp.hooks import Mode
 from interp.models.base import Model
-from interp.patching import Generation, RowPatch
+from interp.patching import RowPatch
+from interp.protocol.answers import Scorer
 from interp.protocol.bank import Bank
 from interp.protocol.contexts import query_prompt
 from interp.protocol.plan import Plan, Unit
 from interp.protocol.settings import HEADS
 from interp.protocol.tables import chosen_layers
 from interp.runs import Run
-from interp.scoring import Score, could_become, first_tokens, score
+from interp.scoring import could_become
 from interp.tasks import Item
 
 Arm = tuple[str, str]  # source model, source
@@ -60,8 +61,7 @@ class Work:
         self.plan, self.run, self.models = plan, run, models
         self.bank = Bank(plan, run, models, backend)
         self.backend = self.bank.backend
-        tokenizer = models(plan.settings.model).tokenizer
-        self.first_tokens = cache(lambda answers: first_tokens(tokenizer, answers))
+        self.scorer = Scorer(models(plan.settings.model).tokenizer)
 
     def perform(self, unit: Unit) -> dict[str, Any]:
         """The unit's record: from the journal when it is there, otherwise by doing the work."""
@@ -97,7 +97,7 @@ class Work:
             max_new_tokens=task.max_new_tokens,
             keep=lambda query, row, text: could_become(text, queries[query].outputs),
         )
-        scores = [[self._score(g, item) for g in found] for item, found in zip(queries, generations, strict=True)]
+        scores = [[self.scorer.score(item, g) for g in found] for item, found in zip(queries, generations, strict=True)]
         counts = {}
         for index, (source_model, source) in enumerate(arms):
             columns = range(index * len(layers), (index + 1) * len(layers))
@@ -128,7 +128,7 @@ class Work:
             "demonstrations": shown,
             "budget": "matched" if unit.source else "",
         }
-        return {"answers": [arm | self._answer(item, g) for item, g in zip(task.test, generations, strict=True)]}
+        return {"answers": [arm | self.scorer.answer(item, g) for item, g in zip(task.test, generations, strict=True)]}
 
     def _patch(self, unit: Unit) -> dict[str, Any]:
         model, task = self.models(self.plan.settings.model), self.plan.tasks[unit.task]
@@ -151,7 +151,7 @@ class Work:
                 "demonstrations": row.demonstrations,
                 "budget": row.budget,
             }
-            | self._answer(item, generation)
+            | self.scorer.answer(item, generation)
             for item, query, found in zip(task.test, rows, generations, strict=True)
             for row, generation in zip(query, found, strict=True)
             for choice in row.layer_choices
@@ -189,13 +189,6 @@ class Work:
     def _bare(self, model: Model, unit: Unit, item: Item) -> Any:
         task, context = self.plan.tasks[unit.task].task, self.plan.contexts(unit.task, unit.seed)[0]
         return query_prompt(model, task, item, unit.query, source="", context=context, template=self.plan.template)
-
-    def _answer(self, item: Item, generation: Generation) -> dict[str, Any]:
-        scores = asdict(self._score(generation, item))
-        return {"item": item.input, "answer": generation.text, "accepted": list(item.outputs), **scores}
-
-    def _score(self, generation: Generation, item: Item) -> Score:
-        return score(generation.text, generation.first_token, item.outputs, self.first_tokens(item.outputs))
 
 
 def _mode(source: str) -> Mode:

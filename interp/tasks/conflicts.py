@@ -10,8 +10,8 @@ Four kinds, after the overriding benchmark of Luo et al. (2025), here built so t
 
 A set is called query:vector, for example `country-capital:country-currency` or `food-color:food-color.upper`.
 A conflict is kept only if no text could be right for both sides. Sets are made of the tasks that come with the package
-and of easy-vqa, or of the pairs of questions about one picture in VQAv2 or OK-VQA files (pairs of OK-VQA, whose
-questions ask for knowledge, are the factual kind); there each conflict has an instruction of its own.
+and of easy-vqa, or of pairs of questions about one picture in VQAv2 and OK-VQA files (the factual kind is a question
+of OK-VQA, which asks for knowledge, against one of VQAv2); there each conflict has an instruction of its own.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 from interp.errors import CrosstaskError
 from interp.scoring import normalise
@@ -26,7 +27,7 @@ from interp.tasks.base import Item, Split, Task
 from interp.tasks.forms import FORMS, Form, form
 from interp.tasks.loader import load_task
 from interp.tasks.vqa.files import Question, QuestionSet
-from interp.tasks.vqa.types import EASY_TYPES, TypeTask, item, split_of
+from interp.tasks.vqa.types import EASY_TYPES, item, split_of
 
 KINDS = ("semantic", "syntactic", "creative", "factual")
 TABLE: dict[str, tuple[str, ...]] = {
@@ -132,7 +133,7 @@ def task_sets(names: Sequence[str], easy: Callable[[], tuple[QuestionSet, Questi
     def task(name: str) -> Task:
         if name not in tasks:
             if name in _EASY:
-                tasks.update({each: found.task for each, found in easy_tasks(*easy()).items()})
+                tasks.update(easy_tasks(*easy()))
             else:
                 tasks[name] = load_task(name)
         return tasks[name]
@@ -155,7 +156,7 @@ def task_sets(names: Sequence[str], easy: Callable[[], tuple[QuestionSet, Questi
 _EASY = ("colour", "shape")
 
 
-def easy_tasks(train: QuestionSet, test: QuestionSet) -> dict[str, TypeTask]:
+def easy_tasks(train: QuestionSet, test: QuestionSet) -> dict[str, Task]:
     """Colour and shape of every picture of easy-vqa, from its caption: both are known of each."""
     found = {}
     for place, name in enumerate(_EASY):
@@ -165,8 +166,7 @@ def easy_tasks(train: QuestionSet, test: QuestionSet) -> dict[str, TypeTask]:
             for part, split in parts
             for question in part.questions
         }
-        task = Task(name, train.name, tuple(items.values()), EASY_TYPES[name].instruction, train.source)
-        found[name] = TypeTask(task, {one: each.outputs for one, each in items.items()})
+        found[name] = Task(name, train.name, tuple(items.values()), EASY_TYPES[name].instruction, train.source)
     return found
 
 
@@ -208,41 +208,48 @@ def _differ(conflict: Conflict, query: Form, vector: Form) -> bool:
     return not (ours or theirs)
 
 
-def file_sets(questions: QuestionSet, kinds: Sequence[str]) -> list[ConflictSet]:
-    """Conflicts of a VQA set: two questions about one picture, or one question and a form of its answer.
+def file_sets(sets: Sequence[QuestionSet], kinds: Sequence[str]) -> list[ConflictSet]:
+    """Conflicts of VQA sets: two questions about one picture, or one question and a form of its answer.
 
-    Of each picture the first two questions are taken that no answer could satisfy both, unless both are answered by yes
-    or no. Pictures are divided between the splits by a hash of their names.
+    Two questions of VQAv2 are the semantic kind. One of VQAv2 and, for the vector, one of OK-VQA about the same picture
+    are the factual kind; without VQAv2 two of OK-VQA are, which has few such pictures. Of each picture the first two
+    questions are taken that no answer could satisfy both, unless both are answered by yes or no. Pictures are divided
+    between the splits by a hash of their names. A kind without conflicts is left out.
 
     Raises:
-        CrosstaskError: no two questions are about one picture.
+        CrosstaskError: no kind has conflicts, or two sets have one name.
     """
+    names, found = [one.name for one in sets], []
+    if len(set(names)) < len(names):
+        raise CrosstaskError(f"two files are {names[0]} questions; expected VQAv2, OK-VQA, or one of each.")
+    family, plain = " and ".join(names), FORMS["plain"]
+    asked = {one.name: _by_picture(one) for one in sets}
+    knowing, seeing = ([name for name in names if (name == "OK-VQA") == knows] for knows in (True, False))
+    pairs = {"semantic": [(name, name) for name in seeing]}
+    pairs["factual"] = [(one, other) for one in seeing or knowing for other in knowing]
+    for kind in kinds:
+        for one, other in pairs.get(kind, ()):
+            both = [_first_pair(asked[one][name], asked[other][name]) for name in asked[one] if name in asked[other]]
+            if kept := tuple(conflict for conflict in both if conflict is not None):
+                found.append(ConflictSet(kind, f"{one}:{other}", family, plain, plain, kept))
+        for shape, name in product(FILE_FORMS.get(kind, ()), names):
+            wanted = form(shape)
+            reshaped = [_reshaped(several[0], wanted) for several in asked[name].values()]
+            if kept := tuple(conflict for conflict in reshaped if _differ(conflict, plain, wanted)):
+                found.append(ConflictSet(kind, f"{name}:{name}.{shape}", family, plain, wanted, kept))
+    if not found:
+        raise CrosstaskError(
+            f"--kinds {' '.join(kinds)} has nothing in {family} files: semantic takes two questions of VQAv2 about one "
+            "picture, factual one of VQAv2 and one of OK-VQA, or two of OK-VQA; syntactic and creative take any."
+        )
+    return found
+
+
+def _by_picture(questions: QuestionSet) -> dict[str, list[Question]]:
     pictures: dict[str, list[Question]] = {}
     for question in questions.questions:
         pictures.setdefault(question.image_name, []).append(question)
-    found = []
-    pairs_kind = "factual" if questions.name == "OK-VQA" else "semantic"
-    if pairs_kind in kinds:
-        pairs = [pair for asked in pictures.values() if (pair := _first_pair(asked))]
-        if not pairs:
-            raise CrosstaskError(
-                f"{questions.source} has no two questions about one picture that are answered differently."
-            )
-        name = f"{questions.name}:{questions.name}"
-        found.append(ConflictSet(pairs_kind, name, questions.name, FORMS["plain"], FORMS["plain"], tuple(pairs)))
-    for kind in kinds:
-        for shape in FILE_FORMS.get(kind, ()):
-            asked = form(shape)
-            conflicts = [_reshaped(several[0], asked) for several in pictures.values()]
-            kept = tuple(one for one in conflicts if _differ(one, FORMS["plain"], asked))
-            name = f"{questions.name}:{questions.name}.{shape}"
-            found.append(ConflictSet(kind, name, questions.name, FORMS["plain"], asked, kept))
-    if not found:
-        raise CrosstaskError(
-            f"--kinds {' '.join(kinds)} has nothing in {questions.name} files; expected {pairs_kind}, syntactic or "
-            "creative."
-        )
-    return found
+    return pictures
 
 
 def instruction(question: str) -> str:
@@ -254,15 +261,14 @@ def _side(question: Question) -> Side:
     return Side(instruction(question.text), question.accepted)
 
 
-def _first_pair(asked: Sequence[Question]) -> Conflict | None:
-    for first in asked:
-        for second in asked:
-            found = Conflict(item(first, split_of(first.image_name)), _side(first), _side(second))
-            closed = all(
-                {normalise(answer) for answer in side.accepted} <= {"yes", "no"} for side in (found.query, found.vector)
-            )
-            if first is not second and not closed and _differ(found, FORMS["plain"], FORMS["plain"]):
-                return found
+def _first_pair(queries: Sequence[Question], vectors: Sequence[Question]) -> Conflict | None:
+    for first, second in product(queries, vectors):
+        found = Conflict(item(first, split_of(first.image_name)), _side(first), _side(second))
+        closed = all(
+            {normalise(answer) for answer in side.accepted} <= {"yes", "no"} for side in (found.query, found.vector)
+        )
+        if first is not second and not closed and _differ(found, FORMS["plain"], FORMS["plain"]):
+            return found
     return None
 
 

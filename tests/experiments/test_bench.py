@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from experiments import bench, common
-from experiments.benchmark import work, workloads
+from experiments.benchmark import settings, work, workloads
 from experiments.benchmark.call_file import read_call, write_call
 from experiments.benchmark.measure import difference, reference
 from experiments.benchmark.peers import make_peer
@@ -161,7 +161,7 @@ def test_peer_with_wrong_numbers_is_marked_and_one_that_fails_is_named(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     others = {"shifted": Shifted, "broken": Broken}
-    monkeypatch.setattr(work, "PEERS", {**work.PEERS, **dict.fromkeys(others, "")})
+    monkeypatch.setattr(settings, "PEERS", {**settings.PEERS, **dict.fromkeys(others, "")})
     monkeypatch.setattr(work, "make_peer", lambda name: others[name]() if name in others else make_peer(name))
     out = tmp_path / "out"
     more = ["--peers", "ours", "plain", *others, "--workloads", "sweep_bare", "--repeats", 2]
@@ -184,13 +184,11 @@ def test_number_of_queries_is_what_the_slowest_peer_does_in_the_time(finished: P
         ("generate", 5.0, 512, 1, 2),
         ("sweep_long", 0.0, 512, 2, 1),
     ):
-        settings = work.Settings(**config | {"seconds": seconds, "queries": queries, "repeats": 3})
-        with Run.open(tmp_path / f"{name}-{seconds}-{queries}", settings.config()) as run:
+        chosen = settings.Settings(**config | {"seconds": seconds, "queries": queries, "repeats": 3})
+        with Run.open(tmp_path / f"{name}-{seconds}-{queries}", chosen.config()) as run:
             for peer, pilot in pilots.items():
                 run.record(("pilot", name, peer), pilot)
-            benchmark = work.BenchmarkWork(
-                settings, [name], settings.materials([]), no_model, run, environments=tmp_path
-            )
+            benchmark = work.BenchmarkWork(chosen, [name], chosen.materials([]), no_model, run, environments=tmp_path)
             assert benchmark.size(WORKLOADS[name]) == expected
             assert benchmark.repeats(WORKLOADS[name], "plain") == repeats
             assert benchmark.repeats(WORKLOADS[name], "ours") == 3

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from experiments import common, cost
+from interp.errors import CrosstaskError
 from interp.models.base import load_model
-from interp.protocol.prompting_cost import Case, CostSettings, work_of
+from interp.protocol.prompting_cost import Case, CostSettings, Unit, forecast, work_of
+from interp.protocol.prompting_memory import MemoryMeter
 from interp.tasks import load_task
-from tests.places import Place, killed
+from tests.places import Place, killed, refuses
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +30,13 @@ def run(argv: Sequence[object]) -> int:
 def arguments(place: Place, out: Path, *more: object) -> list[object]:
     given = ["--model", place.vlm, "--task", place.kinds, "--out", out, "--text", 0, 4, 12, "--image", 0, 1, 3]
     return [*given, "--queries", 1, 2, "--repeats", 2, "--threads", 1, "--no-memory", *more]
+
+
+def settings_of(place: Place) -> CostSettings:
+    return CostSettings(
+        model=str(place.vlm), task=str(place.kinds), query="image", text=(4,), image=(), queries=(2,), repeats=1,
+        new_tokens=1, memory=False, threads=1, template="Q: {x}\nA: {y}\n\n",
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +70,7 @@ def test_patched_query_is_as_short_as_a_bare_one_and_a_prompt_grows(finished: Pa
 
 def test_patching_runs_fewer_tokens_than_prompting(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     model, task = load_model(str(place.vlm)), load_task(str(place.kinds))
-    settings = CostSettings(
-        model=str(place.vlm), task=str(place.kinds), query="image", text=(4,), image=(), queries=(2,), repeats=1,
-        new_tokens=1, memory=False, threads=1, template="Q: {x}\nA: {y}\n\n",
-    )  # fmt: skip
+    settings = settings_of(place)
     counts = {}
     forward = type(model).forward
     for method in ("prompt", "patch"):
@@ -77,7 +84,7 @@ def test_patching_runs_fewer_tokens_than_prompting(place: Place, monkeypatch: py
             patched.setattr(type(model), "forward", counted)
             work()
         counts[method] = sum(seen)
-    bare = work_of(model, settings, task, Case("prompt", "none", 0), 1).tokens  # type: ignore[attr-defined]
+    bare = work_of(model, settings, task, Case("prompt", "none", 0), 1).tokens
     assert counts["patch"] == 2 * bare < counts["prompt"]
 
 
@@ -90,6 +97,45 @@ def test_memory_is_measured_in_a_process_of_its_own(place: Place, tmp_path: Path
     assert (one["total_mb"] > one["above_mb"]).all()
     assert table[table["queries"] == 2]["total_mb"].isna().all()
     assert {path.stem for path in (out / "figures").iterdir()} == {"seconds", "memory"}
+
+
+def test_one_process_measures_every_case(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+    start = MemoryMeter._start
+
+    def counted(self: MemoryMeter):  # type: ignore[no-untyped-def]
+        started.append(self)
+        return start(self)
+
+    monkeypatch.setattr(MemoryMeter, "_start", counted)
+    model, task = load_model(str(place.vlm)), load_task(str(place.kinds))
+    with MemoryMeter(settings_of(place), model, task) as meter:
+        few, many = (meter.measure(Case("prompt", "text", n)) for n in (1, 12))
+    assert len(started) == 1
+    assert few["total"] > 0
+    assert many["total"] > 0
+
+
+def test_process_that_fails_is_one_sentence(place: Place) -> None:
+    model, task = load_model(str(place.vlm)), load_task(str(place.kinds))
+    settings = replace(settings_of(place), task="gone")
+    with MemoryMeter(settings, model, task) as meter, pytest.raises(CrosstaskError) as error:
+        meter.measure(Case("prompt", "none", 0))
+    assert "ended with code 1" in str(error.value)
+    assert "There is no task 'gone'" in str(error.value)
+
+
+def test_examples_come_again_where_items_are_few(place: Place) -> None:
+    model, task = load_model(str(place.vlm)), load_task(str(place.kinds))
+    few = replace(task, items=tuple(item for item in task.items if item.split == "test") + task.items[:1])
+    assert work_of(model, settings_of(place), few, Case("prompt", "text", 3), 1).tokens > 0
+
+
+def test_forecast_grows_with_what_is_asked(place: Place) -> None:
+    model, task = load_model(str(place.vlm)), load_task(str(place.kinds))
+    of = forecast(model, replace(settings_of(place), text=(0, 4)), task, loading=1000.0)
+    bare, long = (Unit("seconds", Case("prompt", kind, n)) for kind, n in (("none", 0), ("text", 4)))
+    assert 0 < of(bare) < of(long)
 
 
 def test_killed_run_keeps_what_it_measured(place: Place, finished: Path, tmp_path: Path) -> None:
@@ -124,11 +170,8 @@ def test_last_line_is_the_report(place: Place, finished: Path, capsys: pytest.Ca
 def test_bad_input_is_one_sentence(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[object], said: str
 ) -> None:
-    assert run(arguments(place, tmp_path / "out", *more)) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1
-    assert said in lines[0]
-    assert not (tmp_path / "out").exists()
+    out = tmp_path / "out"
+    refuses(cost, arguments(place, out, *more), said, capsys, out)
 
 
 def test_model_without_images_is_asked_text_only(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -206,6 +207,7 @@ def test_bad_input_is_one_sentence(
 ) -> None:
     assert run(arguments(place, tmp_path / "out", *more)) == 2
     assert re.search(said, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()  # so that the mended command finds no other run there
 
 
 def test_base_of_another_shape_is_refused(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -214,3 +216,21 @@ def test_base_of_another_shape_is_refused(place: Place, tmp_path: Path, capsys: 
     other.tokenizer.save_pretrained(tmp_path / "other")
     assert run(arguments(place, tmp_path / "out", "--base", tmp_path / "other")) == 2
     assert re.search(r"\(2 layers of width 32\) cannot be taken off those of .* \(4 layers", capsys.readouterr().err)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_difference_of_equal_models_says_nothing_instead_of_everything(place: Place, tmp_path: Path) -> None:
+    """A zero vector gives every token the same logit, which would make every token the first."""
+    shutil.copytree(place.vlm, tmp_path / "copy")
+    more = ["--base", tmp_path / "copy", "--source", "text"]
+    assert run(arguments(place, tmp_path / "out", *more)) == 0
+    tokens, ranks, summary = (pd.read_csv(tmp_path / "out" / f"{name}.csv") for name in ("tokens", "ranks", "summary"))
+    assert set(tokens["vector"]) == {"text", "text minus mean of tasks"}
+    assert ranks[ranks["vector"] == "text minus base LLM"]["rank"].isna().all()
+    assert ranks[ranks["vector"] != "text minus base LLM"]["rank"].notna().all()
+    assert set(summary[summary["vector"] == "text minus base LLM"]["tasks"]) == {0}
+
+
+def test_base_that_is_the_model_is_refused(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(arguments(place, tmp_path / "out", "--base", place.vlm)) == 2
+    assert "--base and --model are both" in capsys.readouterr().err

@@ -14,10 +14,12 @@ from interp.models.base import Model, load_model
 from interp.patching import generate
 from interp.prompts import Example, Image, Specification, Template, render
 from interp.protocol.contexts import draw_apart, source_prompts
+from interp.protocol.ensembles import EnsembleStudy
+from interp.protocol.study import Unit
 from interp.tasks import Task, load_task
 from interp.vectors import extract
 from tests import tiny
-from tests.places import Place, answers, killed
+from tests.places import Place, answers, killed, refuses
 
 TABLES = ("rates.csv", "comparisons.csv", "layers.csv", "layer_curves.csv", "predictions.jsonl")
 TEMPLATE = Template.parse(ensemble_curve.Arguments().template)
@@ -130,6 +132,17 @@ def test_killed_run_continues_to_the_same_bytes(place: Place, finished: Path, tm
         assert (out / name).read_bytes() == (finished / name).read_bytes(), name
 
 
+def test_time_is_said_before_anything_is_done(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(self: EnsembleStudy, unit: Unit) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(EnsembleStudy, "perform", interrupt)
+    assert run(arguments(place, tmp_path / "out")) == 130
+    assert "This should take about" in capsys.readouterr().out
+
+
 def test_last_line_is_the_report_and_figures_are_drawn(
     place: Place, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,6 +160,7 @@ def test_last_line_is_the_report_and_figures_are_drawn(
         (["--examples", 3], "--examples 3 does not fit contexts of 2"),
         (["--examples", 2, 2], "--examples names a number twice"),
         (["--examples", 0], "no number above 0"),
+        (["--examples", 200], "use fewer examples"),
         (["--examples", -2], "--examples -2 does not fit"),
         (["--shots", 7], "has 8 selection items"),
         (["--query", "sound"], "--query 'sound' is unknown"),
@@ -156,12 +170,9 @@ def test_last_line_is_the_report_and_figures_are_drawn(
 def test_bad_input_is_one_sentence(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[object], said: str
 ) -> None:
-    given = [*arguments(place, tmp_path / "out"), *(["--examples", 7] if "--shots" in more else []), *more]
-    assert run(given) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1
-    assert said in lines[0]
-    assert not (tmp_path / "out").exists()
+    out = tmp_path / "out"
+    given = [*arguments(place, out), *(["--examples", 7] if "--shots" in more else []), *more]
+    refuses(ensemble_curve, given, said, capsys, out)
 
 
 def test_language_model_alone_is_asked_text(place: Place, tmp_path: Path) -> None:

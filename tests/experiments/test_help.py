@@ -19,7 +19,7 @@ sys.exit(status or " ".join(heavy) or None)
 """
 
 
-@pytest.mark.parametrize("name", ["transfer_table", "ensemble_curve", "robustness", "cost"])
+@pytest.mark.parametrize("name", ["transfer_table", "ensemble_curve", "robustness", "cost", "vqa", "override"])
 def test_help_imports_nothing_heavy_and_shows_an_example(name: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", CODE.format(name=name)], cwd=ROOT, capture_output=True, text=True, check=False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from interp.judging import ModelJudge
 from interp.models.base import load_model
 from interp.patching import generate
 from interp.prompts import Specification, Template, render
-from interp.protocol import override_tables
+from interp.protocol import override_estimate, override_tables
 from interp.protocol.contexts import draw, picture, source_prompts
 from interp.protocol.override import OverrideWork
+from interp.protocol.override_inputs import OverrideInputs
+from interp.runs import Run
 from interp.tasks import load_task
 from interp.tasks.conflicts import task_sets
 from interp.vectors import extract, mean
@@ -142,18 +145,28 @@ def test_tables_give_sets_equal_weight_and_count_an_item_once() -> None:
     assert row.loc["vector", ["difference", "only_patch", "only_other"]].tolist() == [3 / 4, 3, 0]
     assert row.loc["query", ["difference", "only_patch", "only_other"]].tolist() == [-3 / 4, 0, 3]
     assert row.loc["vector", "p"] == pytest.approx(2 * 0.5**3)  # McNemar, three against none
+    assert (paired["p_holm"] >= paired["p"]).all()
     both = paired[(paired["set"] == "all") & (paired["against"] == "before") & (paired["side"] == "vector")].iloc[0]
     assert both["items"] == 4
     assert both["difference"] == pytest.approx((1 / 2 + 1 / 2 + 1 + 1) / 4)  # a: 0 and 1, b: 1 and 0, c, d: 1
 
 
+def test_differences_that_never_vary_have_an_interval() -> None:
+    cells = [("k", "one", arm, item, False, False) for arm in ("before", "patch") for item in "abcd"]
+    row = override_tables.paired_table(made_up(*cells)).iloc[0]
+    assert row["difference"] == 0
+    assert row["low"] < 0 < row["high"]
+
+
 def test_judge_agreement_is_measured_against_the_rules() -> None:
     table = made_up(*[("k", "one", "patch", item, item in "ab", False) for item in "abcd"])
     table["judged_query"], table["judged_vector"] = [True, False, False, False], [False] * 4
+    table["said_query"], table["said_vector"] = [0.5, 0.7, 0.9, None], [0.1] * 4
     found = override_tables.judge_table(table).set_index(["kind", "side"])
     assert found.loc[("k", "query"), "agreement"] == 3 / 4
     assert found.loc[("k", "query"), "kappa"] == pytest.approx(0.5)
     assert np.isnan(found.loc[("all", "vector"), "kappa"])
+    assert found.loc[("k", "query"), "said"] == pytest.approx(0.7)  # of those that it was asked about
 
 
 def test_verdicts_are_the_judges(place: Place, finished: Path) -> None:
@@ -249,3 +262,105 @@ def test_files_cannot_give_examples(place: Place, tmp_path: Path, capsys: pytest
     files = Files(tmp_path / "set", pictures=12)
     assert run(arguments(place, tmp_path / "out", *files.options, "--source", "text")) == 2
     assert "has questions of its own for each picture, which only --source instruction" in capsys.readouterr().err
+
+
+# The system prompt
+
+CHAT = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+    "{{ m['content'] if m['content'] is string else m['content'][0]['text'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_system_prompt_carries_the_vectors_instruction_where_there_is_a_chat(place: Place, tmp_path: Path) -> None:
+    chatty = tmp_path / "chatty"
+    shutil.copytree(place.vlm, chatty)
+    (chatty / "chat_template.jinja").write_text(CHAT)
+    out = tmp_path / "out"
+    assert run([*arguments(place, out, "--sets", *SETS[::2]), "--model", chatty]) == 0
+    answers, model = answers_of(out), load_model(str(chatty), dtype="float64")
+    assert {"before", "prefix", "chat", "system", "patch"} < set(answers["arm"])
+    assert "chat template" in (out / "report.html").read_text()
+    (found,) = task_sets(SETS[:1], lambda: pytest.fail("not needed"))
+    template = Template.parse(f"chat:{override.Arguments().template}")
+    own, other = load_task("food-color").instruction, load_task("food-flavor").instruction
+    for arm, asked in (("chat", Specification((), own)), ("system", Specification((), own, system=other))):
+        said = answers[(answers["arm"] == arm) & (answers["set"] == SETS[0])].set_index("item")["answer"]
+        for conflict in found.split("test")[:3]:
+            prompt = render(model, asked, picture(conflict.item), template=template)
+            (alone,) = generate(model, [prompt], max_new_tokens=40)
+            assert alone.text.startswith(said[conflict.item.input])
+    paired = pd.read_csv(out / "paired.csv")
+    assert {"chat", "system"} < set(paired["against"])
+
+
+def test_without_a_chat_template_the_prefix_stands_for_the_system_prompt(finished: Path) -> None:
+    assert not {"chat", "system"} & set(answers_of(finished)["arm"])
+    assert "the prefix stands for it" in (finished / "report.html").read_text()
+
+
+# Pictures, judges, time
+
+
+def test_no_scored_picture_is_in_a_context(place: Place, finished: Path) -> None:
+    answers = answers_of(finished)
+    for found in task_sets(SETS, lambda: pytest.fail("not needed")):
+        items = {conflict.item.input: conflict.item for conflict in found.conflicts}
+        scored = {items[name].image.read_bytes() for name in answers[answers["set"] == found.name]["item"]}
+        for task in (found.query_task, found.vector_task):
+            assert not scored & {item.image.read_bytes() for item in task.split("selection")}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_picture_that_cannot_be_decoded_stops_before_any_work_or_is_left_out(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = Files(tmp_path / "set", pictures=12)
+    for name in sorted(files.images.iterdir())[:5]:
+        name.write_bytes(b"not a picture")
+    more = [*files.options, "--source", "instruction", "--kinds", "semantic", "syntactic", "--test-items", 12]
+    assert run(arguments(place, tmp_path / "out", *more)) == 2
+    assert "cannot be decoded" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert run(arguments(place, tmp_path / "out", *more, "--on-error", "continue")) == 0
+    assert "Skipped: " in capsys.readouterr().out
+    assert not {str(picture) for picture in range(5)} & set(answers_of(tmp_path / "out")["item"].astype(str))
+
+
+def test_judge_that_gives_too_few_verdicts_is_an_error(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ModelJudge, "judge", lambda self, cases: [])
+    assert run(arguments(place, tmp_path / "out", "--sets", *SETS, "--judge", place.llm)) == 2
+    assert "the judge gave 0 verdicts; expected one for each of" in capsys.readouterr().err
+
+
+def test_time_is_estimated_from_a_conflict_of_each_form(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = override.Arguments(
+        model=str(place.vlm), sets=tuple(SETS), shots=2, contexts=2, layers=(1,), selection_items=2, test_items=3
+    ).settings()
+    inputs = OverrideInputs(
+        settings, task_sets(SETS, lambda: pytest.fail("not needed")), load_model(str(place.vlm), dtype="float64")
+    )
+    with Run.open(tmp_path / "run", {}) as record:
+        work = OverrideWork(inputs, record)
+        assert override_estimate.seconds_left(work) > 0
+        times = {False: {"vectors": 1.0, "selection": 10.0, "test": 100.0}}
+        times[True] = {name: 10 * value for name, value in times[False].items()}
+        monkeypatch.setattr(override_estimate, "_measure", lambda _, found: times[found.vector_form.invents])
+        assert override_estimate.seconds_left(work) == (1 + 20 + 300) * (2 + 10)
+        for unit in work.units():
+            record.record(unit.key, {})
+        assert override_estimate.seconds_left(work) == 0
+
+
+def test_full_has_more_conflicts_contexts_and_layers() -> None:
+    quick, full = override.Arguments().settings(), override.Arguments(full=True, test_items=7).settings()
+    assert (quick.layer_step, full.layer_step) == (2, 1)
+    assert quick.contexts < full.contexts
+    assert quick.selection_items < full.selection_items
+    assert (quick.test_items, full.test_items) == (12, 7)  # what is given goes before

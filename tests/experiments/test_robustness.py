@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,9 +16,10 @@ from interp.patching import generate
 from interp.prompts import Example, Specification, Template, render
 from interp.protocol.contexts import draw, source_prompts, wrong_labels
 from interp.protocol.noise import noisy
+from interp.protocol.variations import with_usable_templates
 from interp.tasks import Task, load_task
 from interp.vectors import extract
-from tests.places import Place, answers, killed
+from tests.places import Place, answers, killed, refuses
 
 TABLES = ("rates.csv", "comparisons.csv", "layers.csv", "layer_curves.csv", "predictions.jsonl")
 TEMPLATES = (r"Q: {x}\nA: {y}\n\n", r"{x}: {y}\n")
@@ -160,6 +162,16 @@ def test_every_part_has_its_baselines_and_every_patch_its_controls(finished: Pat
     assert (strength[strength["setting"] != ""].groupby(["query", "setting", "level"]).size() == 3).all()
 
 
+def test_table_says_how_many_words_a_noise_changed(finished: Path, task: Task) -> None:
+    rates = pd.read_csv(finished / "rates.csv", keep_default_na=False)
+    rows = rates[(rates["part"] == "instruction") & (rates["task"] == "kinds") & (rates["method"] == "patch")]
+    changed = rows.groupby(["setting", "level"])["changed"].unique().map(lambda found: float(found[0])).to_dict()
+    words = len(task.instruction.split())
+    assert changed["clean", 0.0] == 0
+    assert changed["unrelated", 1.0] == words > changed["unrelated", 0.5] > 0
+    assert changed["synonyms", 1.0] == 0  # the table has none for these words, and the reader sees it
+
+
 def test_every_condition_is_compared_with_its_reference(finished: Path) -> None:
     table = pd.read_csv(finished / "comparisons.csv", keep_default_na=False)
     table = table[(table["task"] == "all") & (table["query"] == "text")]
@@ -196,6 +208,12 @@ def test_one_part_alone_needs_nothing_of_the_others(place: Place, tmp_path: Path
     assert set(pd.read_csv(tmp_path / "out" / "rates.csv")["part"]) == {"strength"}
 
 
+def test_default_templates_are_those_that_the_model_can_delimit(model: Model) -> None:
+    variations = robustness.Arguments(full=True).variations()
+    impossible = replace(variations, templates=(*TEMPLATES, "{x}=>%{y}"))
+    assert with_usable_templates(impossible, model).templates == TEMPLATES
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -207,16 +225,16 @@ def test_one_part_alone_needs_nothing_of_the_others(place: Place, tmp_path: Path
         (["--wrong", -0.5], "--wrong -0.5 is no share"),
         (["--scales", 0], "--scales 0.0 is no factor"),
         (["--numbers", 0], "--numbers is 0"),
-        (["--numbers", 9], "has 8 selection items; 9 demonstrations"),
-        (["--label-shots", 9], "has 8 selection items; 9 demonstrations"),
+        (["--numbers", 9], "--numbers is 9, and task 'kinds' has 8 selection items, enough for 6"),
+        (["--label-shots", 9], "--label-shots is 9, and task 'kinds' has 8 selection items"),
+        (["--scales", 0.5, 2], "--scales lacks 1"),
+        (["--noise", 0], "--noise 0.0 is no share of words"),
+        (["--parts", "strength", "--templates", TEMPLATES[0], "Q:{x}"], "must hold {x} once"),
         (["--scales", 1, 1], "--scales names a value twice"),
     ],
 )
 def test_bad_input_is_one_sentence(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[object], said: str
 ) -> None:
-    assert run(arguments(place, tmp_path / "out", *more)) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1
-    assert said in lines[0]
-    assert not (tmp_path / "out").exists()
+    out = tmp_path / "out"
+    refuses(robustness, arguments(place, out, *more), said, capsys, out)

@@ -159,6 +159,23 @@ def test_model_alone_is_compared_with_itself_across_modalities(place: Place, tmp
     assert set(layers["target"]) == {f"{place.vlm} {way}" for way in ("text", "image", "instruction")}
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_tasks_over_the_same_items_are_a_baseline_with_an_interval(place: Place, tmp_path: Path) -> None:
+    more = ["--llm", "", "--tasks", "country-capital", "country-currency", "food-color", "--blocks", 3]
+    assert run(arguments(place, tmp_path / "out", *more)) == 0
+    layers, cosines = (pd.read_csv(tmp_path / "out" / f"{name}.csv") for name in ("layers", "cosines"))
+    assert layers["family_gap"].to_numpy() == pytest.approx((layers["matched"] - layers["same_family"]).to_numpy())
+    known = layers["family_gap_low"].notna()
+    assert known.any()
+    assert (layers["family_gap_low"] <= layers["family_gap_high"])[known].all()
+    first = layers[layers["centring"] == "raw"].iloc[0]
+    pair = cosines[(cosines["source"] == first["source"]) & (cosines["target"] == first["target"])]
+    mixed = pair[(pair["layer"] == first["layer"]) & (pair["source_task"] != pair["target_task"])]
+    countries = mixed["source_task"].str.startswith("country") & mixed["target_task"].str.startswith("country")
+    assert first["same_family"] == pytest.approx(mixed[countries]["raw"].mean())
+    assert "different tasks over the same items" in (tmp_path / "out" / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -180,3 +197,9 @@ def test_bad_input_is_one_sentence(
 def test_the_same_model_twice_is_refused(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(arguments(place, tmp_path / "out", "--llm", place.vlm)) == 2
     assert "--llm and --model are both" in capsys.readouterr().err
+
+
+def test_other_options_have_a_folder_of_their_own() -> None:
+    plain, other = (common.run_folder(a, "similarity") for a in (similarity.Arguments(), similarity.Arguments(shots=2)))
+    assert plain == Path("runs/similarity/bundled")
+    assert other.name.startswith("bundled-")

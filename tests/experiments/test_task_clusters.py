@@ -118,7 +118,10 @@ def test_report_and_figures_are_written_and_the_report_is_the_last_line(
     place: Place, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(arguments(place, finished)) == 0  # a finished run is not repeated
-    last = capsys.readouterr().out.strip().splitlines()[-1]
+    said = capsys.readouterr().out
+    assert "Everything is done already" in said
+    assert "should take" not in said
+    last = said.strip().splitlines()[-1]
     assert Path(last) == finished / "report.html"
     page = Path(last).read_text()
     assert "was chosen on 3 other blocks a family" in page
@@ -130,7 +133,9 @@ def test_report_and_figures_are_written_and_the_report_is_the_last_line(
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_killed_run_continues_to_the_same_tables(place: Place, finished: Path, tmp_path: Path) -> None:
+def test_killed_run_continues_to_the_same_tables(
+    place: Place, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "again"
     out.mkdir()
     for name in ("config.json", "environment.json"):
@@ -144,6 +149,7 @@ def test_killed_run_continues_to_the_same_tables(place: Place, finished: Path, t
         (out / path.relative_to(finished)).parent.mkdir(parents=True, exist_ok=True)
         (out / path.relative_to(finished)).write_bytes(path.read_bytes())
     assert run(arguments(place, out)) == 0
+    assert f"Continuing: {extracted + 3} of" in capsys.readouterr().out
     for name in TABLES:
         assert (out / f"{name}.csv").read_bytes() == (finished / f"{name}.csv").read_bytes(), name
 

@@ -161,7 +161,9 @@ def test_report_holds_tables_and_figures_and_is_named_last(
     assert "The input token, what a bare delimiter says" in (finished / "report.html").read_text()
 
 
-def test_killed_run_continues_to_the_same_tables(place: Place, finished: Path, tmp_path: Path) -> None:
+def test_killed_run_continues_to_the_same_tables(
+    place: Place, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "again"
     (out / "probabilities").mkdir(parents=True)
     for name in ("config.json", "environment.json"):
@@ -172,6 +174,7 @@ def test_killed_run_continues_to_the_same_tables(place: Place, finished: Path, t
         path = Path("probabilities") / f"{name}.safetensors"
         (out / path).write_bytes((finished / path).read_bytes())
     assert run(arguments(place, out)) == 0
+    assert re.search(r"Reading the prompts should take about \d+ s\.", capsys.readouterr().out)
     for name in TABLES:
         assert (out / name).read_bytes() == (finished / name).read_bytes()
 
@@ -190,6 +193,7 @@ def test_input_may_be_the_querys_name_and_examples_of_another_modality(place: Pl
     ("more", "said"),
     [
         (["--sets", 0], "--sets is 0"),
+        (["--query", "text", "text"], "--query names a value twice: text text"),
         (["--query", "sound"], "--query 'sound' is unknown"),
         (["--source", "instruction"], "--source 'instruction' is unknown; expected one of same, text, image"),
         (["--input", "colon"], "--input 'colon' is unknown; expected one of delimiter, name"),
@@ -201,6 +205,7 @@ def test_bad_input_is_one_sentence(
 ) -> None:
     assert run(arguments(place, tmp_path / "out", *more)) == 2
     assert re.search(said, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()  # so that the mended command finds no other run there
 
 
 def test_task_without_words_is_told_where_to_write_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

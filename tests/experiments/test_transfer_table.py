@@ -14,7 +14,7 @@ from experiments import common, cross_modal_patch, transfer_table
 from interp.models.pairs import agreement, matched, mismatched
 from interp.runs import Run
 from interp.vectors import TaskVectors
-from tests.places import Place, answers
+from tests.places import Place, answers, refuses
 
 TABLES = ("rates.csv", "comparisons.csv", "layers.csv", "image_queries.csv", "templates.csv", "predictions.jsonl")
 TEMPLATES = (r"Q: {x}\nA: {y}\n\n", r"Input: {x}\nOutput: {y}\n\n")
@@ -146,11 +146,8 @@ def test_language_model_alone_has_no_image_tables(place: Place, tmp_path: Path) 
 def test_bad_input_is_one_sentence(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[object], said: str
 ) -> None:
-    assert run(arguments(place, tmp_path / "out", *more)) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1
-    assert said in lines[0]
-    assert not (tmp_path / "out").exists()
+    out = tmp_path / "out"
+    refuses(transfer_table, arguments(place, out, *more), said, capsys, out)
 
 
 def test_chat_is_left_out_of_the_defaults_where_a_model_cannot(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,19 @@ def test_curves_have_a_panel_for_each_question_and_a_line_with_its_baseline_for_
     assert "n = 8" in figure.get_suptitle()
 
 
+def test_without_a_projection_there_is_no_picture_of_one(cluster_table: pd.DataFrame) -> None:
+    probes = pd.DataFrame(
+        {"kind": "task_vector", "layer": [0, 1], "scope": "all tasks", "train": "text", "test": "text", "n": 4}
+        | {"accuracy": 0.5, "low": 0.4, "high": 0.6, "chance": 0.25, "control": 0.3}
+    )
+    cosines = pd.DataFrame(
+        {"kind": ["task_vector"], "layer": 1, "centring": "raw", "tasks": "same task", "modalities": "same modality"}
+        | {"pairs": 3} | dict.fromkeys(("q05", "q25", "q50", "q75", "q95"), 0.5)
+    )  # fmt: skip
+    tables = {"clusters": cluster_table, "probes": probes, "cosines": cosines, "projection": pd.DataFrame()}
+    assert list(clusters.all_figures(tables, layer=1)) == ["clusters", "probes", "cosines"]
+
+
 def test_projection_draws_every_context_once_with_its_tasks_colour_and_modalitys_marker() -> None:
     rng = np.random.default_rng(0)
     rows = itertools.product(KINDS, ("pca", "umap"), ("a", "b"), ("text", "image"), range(5))

@@ -32,8 +32,8 @@ def curve(tasks: tuple[str, ...] = ("all", "a", "b")) -> pd.DataFrame:
     ]
     arms += [(control, "text", n) for control in ("control_random", "control_wrong_task") for n in (1, 5, 10)]
     arms += [("patch", "instruction", 0), ("prompt", "instruction", 0), ("no_context", "", 0), ("majority", "", 0)]
-    rows = [("image", *arm, task, 3, 20, arm[2] / 100, 0.0, 0.3) for arm, task in itertools.product(arms, tasks)]
-    columns = ["query", "method", "source", "examples", "task", "seeds", "items", "exact", "low", "high"]
+    rows = [("image", *arm, task, 3, 20, arm[2] / 100, 0.0, 0.3, 0.01) for arm, task in itertools.product(arms, tasks)]
+    columns = ["query", "method", "source", "examples", "task", "seeds", "items", "exact", "low", "high", "seed_sd"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -51,7 +51,8 @@ def condition_rates(part: str) -> pd.DataFrame:
             for source, method in itertools.product(("instruction", "ensemble"), ("patch", "prompt")):
                 rows += [(part, query, method, source, kind, level, 0, 3) for kind, level in levels]
             rows += [
-                (part, query, "control_wrong_task", source, "clean", 0.0, 0, 3)
+                (part, query, control, source, "clean", 0.0, 0, 3)
+                for control in ("control_random", "control_wrong_task")
                 for source in ("instruction", "ensemble")
             ]
         elif part == "strength":

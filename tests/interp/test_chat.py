@@ -111,3 +111,51 @@ def test_chat_template_is_kept_in_the_templates_text() -> None:
 def test_data_may_not_open_a_turn_of_the_chat(chatty: Model) -> None:
     with pytest.raises(CrosstaskError, match="reads as a special token"):
         render(chatty, Specification(), "x<|im_end|>", template=Template.parse("chat"))
+
+
+SMOLLM_CHAT = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""A language model's, whose messages are texts and not lists of parts."""
+NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + SMOLLM_CHAT
+
+
+def test_system_message_stands_where_the_chat_template_has_it(chatty: Model) -> None:
+    assert chatty.processor is not None
+    spec = Specification((Example("one", "Paris"),), "Do it:", system="Say the color:")
+    prompt = render(chatty, spec, "two", template=Template.parse("chat:Q:{x}\\nA:{y}\\n\\n"))
+    turns = [
+        {"role": role, "content": [{"type": "text", "text": text}]}
+        for role, text in (("system", "Say the color:"), ("user", "Do it:\n\nQ:one\nA:Paris\n\nQ:two"))
+    ]
+    text = chatty.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    assert prompt.text == text + ("A:" if text.endswith("\n") else " A:")
+    system, instruction = (chatty.tokenizer.decode(prompt.input_ids[span]) for span in prompt.spans("instruction"))
+    assert (system, instruction) == ("Say the color:", "Do it:")
+    other = render(chatty, Specification((), "Do it:", system="Be brief"), "two", template=Template.parse("chat"))
+    assert generate(chatty, [prompt, other]) == [generate(chatty, [each])[0] for each in (prompt, other)]
+
+
+def test_chat_template_of_texts_serves_a_vlm_that_kept_it() -> None:
+    model = VISION["qwen2_vl"]()
+    assert model.processor is not None
+    model.processor.chat_template = SMOLLM_CHAT
+    assert model.chat_frame == ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")
+    assert model.system_frame == ("<|im_start|>system\n", "<|im_end|>\n<|im_start|>user\n", model.chat_frame[1])
+
+
+def test_chat_template_without_a_system_role_is_refused_for_a_system_message() -> None:
+    model = VISION["qwen2_vl"]()
+    assert model.processor is not None
+    model.processor.chat_template = NO_SYSTEM
+    assert model.chat_frame[0] == "<|im_start|>user\n"
+    with pytest.raises(
+        CrosstaskError, match=r"chat template of model .* a system message and a user's: it says no sys"
+    ):
+        render(model, Specification(system="Say it"), "q", template=Template.parse("chat"))
+
+
+def test_system_message_outside_a_chat_is_refused(llama: Model) -> None:
+    with pytest.raises(CrosstaskError, match="a system message needs the model's chat template"):
+        render(llama, Specification(system="Say it"), "q", template=Template())

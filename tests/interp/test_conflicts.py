@@ -147,7 +147,7 @@ def test_pairs_of_a_vqa_set_are_about_one_picture_and_answered_differently(tmp_p
     files.add(8, "What color is the car?", "blue")
     for picture in (6, 7, 8):
         (files.images / f"COCO_val2014_{picture:012d}.jpg").write_bytes(b"")
-    (found,) = file_sets(read_questions(*files.write()), ["semantic", "factual"])
+    (found,) = file_sets([read_questions(*files.write())], ["semantic", "factual"])
     assert (found.kind, found.vector_task) == ("semantic", None)
     assert sorted(one.item.input for one in found.conflicts) == ["0", "1", "2", "3", "4", "5", "8"]
     (last,) = [one for one in found.conflicts if one.item.input == "8"]
@@ -159,16 +159,38 @@ def test_pairs_of_ok_vqa_are_factual(tmp_path: Path) -> None:
     files = Files(tmp_path, pictures=4)
     files.annotations["question_types"] = {}
     read = read_questions(*files.write())
-    found = file_sets(read, KINDS)
+    found = file_sets([read], KINDS)
     assert [(one.kind, one.vector_form.name) for one in found] == [
-        ("factual", "plain"),
         ("syntactic", "upper"),
         ("syntactic", "letter"),
         ("creative", "once"),
         ("creative", "lovely"),
+        ("factual", "plain"),
     ]
-    with pytest.raises(CrosstaskError, match="--kinds semantic has nothing in OK-VQA files; expected factual"):
-        file_sets(read, ["semantic"])
+    with pytest.raises(CrosstaskError, match="--kinds semantic has nothing in OK-VQA files: semantic takes two"):
+        file_sets([read], ["semantic"])
+    with pytest.raises(CrosstaskError, match="two files are OK-VQA questions; expected VQAv2"):
+        file_sets([read, read], KINDS)
+
+
+def test_knowledge_overrides_what_is_seen_where_both_sets_ask_about_a_picture(tmp_path: Path) -> None:
+    seen, known = Files(tmp_path / "seen", pictures=4), Files(tmp_path / "known", pictures=3)
+    known.annotations["question_types"] = {}
+    known.questions["questions"], known.annotations["annotations"] = [], []
+    for picture in (1, 2, 2):
+        known.add(picture, "Which country is this dish from?", "Italy")
+    sets = [read_questions(*files.write()) for files in (known, seen)]
+    found = {one.name: one for one in file_sets(sets, ["semantic", "factual"])}
+    assert set(found) == {"VQAv2:VQAv2", "VQAv2:OK-VQA"}
+    factual = found["VQAv2:OK-VQA"]
+    assert factual.kind == "factual"
+    assert sorted(one.item.input for one in factual.conflicts) == ["1", "2"]
+    for one in factual.conflicts:
+        assert one.vector.question == "Which country is this dish from:"
+        assert one.query.question == "What color is the man's shirt:"
+        assert {other.item.split for other in found["VQAv2:VQAv2"].conflicts if other.item.input == one.item.input} == {
+            one.item.split
+        }
 
 
 def test_names_of_all_kinds_are_those_of_the_table() -> None:
@@ -200,6 +222,7 @@ def test_model_judge_reads_the_logits_of_yes_and_no(llama: Model) -> None:
     yes, no = (torch.logsumexp(logits[[spelled[w], spelled[w.title()]]], 0) for w in ("yes", "no"))
     assert verdicts[1].score == pytest.approx((yes - no).item(), abs=1e-9)
     assert verdicts[1].right == (verdicts[1].score > 0)
+    assert verdicts[1].said == pytest.approx(logits.softmax(0)[[*judge.yes, *judge.no]].sum().item(), abs=1e-9)
     assert verdicts[0].score != verdicts[1].score
     assert verdicts[2] == Verdict(False, None)  # nothing was said, so nothing is asked
 

@@ -13,10 +13,10 @@ from interp.lens import (
     best_rank,
     check_lens,
     first_token_ids,
+    is_word,
     log_probabilities,
     project,
     ranks,
-    relative,
     spell,
     top_tokens,
     word_token_ids,
@@ -75,9 +75,6 @@ def test_probability_of_a_set_is_the_sum_of_its_tokens(llava: Model, states: Ten
         for c, tokens in enumerate(own):
             expected = sum((chances[p, :, token] for token in tokens), torch.zeros(tiny.LAYERS, dtype=torch.float64))
             torch.testing.assert_close(found[p, :, c].exp(), expected, rtol=1e-9, atol=0.0)
-    shares = relative(found)
-    torch.testing.assert_close(shares.sum(-1), torch.ones(3, tiny.LAYERS, dtype=torch.float64))
-    torch.testing.assert_close(shares[0, :, 1], chances[0, :, 7] / (chances[0][:, [1, 2, 3, 7]].sum(-1)))
 
 
 @pytest.mark.parametrize("rows", [None, 1, 5])
@@ -130,3 +127,17 @@ def test_a_leading_space_is_shown_whatever_the_tokenizer_writes() -> None:
     assert spell(tokenizer, tokenizer.encode("\n")[0]) == "\\n"
     pieces = sentencepiece_like()
     assert spell(pieces, pieces.convert_tokens_to_ids("\u2581")) == SPACE
+
+
+def test_a_token_is_a_word_or_how_one_begins() -> None:
+    tokenizer = tiny.tiny_tokenizer()
+    words = ["the", "zz"]
+    found = {spell(tokenizer, token): is_word(tokenizer, token, words) for token in word_token_ids(tokenizer, words)}
+    assert found == {f"{SPACE}the": True, "The": True, "z": False, "Z": False}
+
+
+def test_model_whose_final_norm_is_not_found_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny.tiny_llama()
+    monkeypatch.setattr(type(model.family), "norm_at", "nowhere")
+    with pytest.raises(CrosstaskError, match=r"found no final norm at get_decoder\(\)\.nowhere of LlamaForCausalLM"):
+        project(model, torch.ones(1, model.width, dtype=torch.float64))

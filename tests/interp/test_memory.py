@@ -11,7 +11,7 @@ import torch
 
 from interp import memory
 from interp.errors import CrosstaskError
-from interp.memory import MemoryPlan, free_memory, memory_plan, within_memory
+from interp.memory import ROW_TOKENS, MemoryPlan, free_memory, memory_plan, within_memory
 from interp.models.base import Model
 from interp.patching import RowPatch, sweep_logits
 from interp.prompts import Specification, render
@@ -29,16 +29,17 @@ def with_free(monkeypatch: pytest.MonkeyPatch, free: int) -> Model:
 
 
 def test_plan_is_what_keeps_the_cores_busy_where_memory_is_plenty(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert memory_plan(with_free(monkeypatch, 8 * GIB)) == MemoryPlan(2048, 512, 8 * GIB)
+    assert memory_plan(with_free(monkeypatch, 8 * GIB)) == MemoryPlan(2048, 2048, 8 * GIB)
 
 
 def test_plan_shrinks_with_the_memory_that_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    vocabulary = tiny_llama().module.config.vocab_size
     plan = memory_plan(with_free(monkeypatch, 2_000_000))
-    assert plan == MemoryPlan(800_000 // TOKEN, 200_000 // (8 * vocabulary), 2_000_000)
+    assert plan == MemoryPlan(800_000 // TOKEN, 800_000 // TOKEN // ROW_TOKENS, 2_000_000)
     assert plan.tokens < 2048
-    assert plan.rows < 512
+    assert plan.rows < 2048
     assert memory_plan(with_free(monkeypatch, 100)) == MemoryPlan(1, 1, 100)
+    monkeypatch.setattr(memory, "LOGIT_BYTES", 100 * 8 * tiny_llama().module.config.vocab_size)
+    assert memory_plan(with_free(monkeypatch, 8 * GIB)).rows == 100
 
 
 def test_sweep_in_little_memory_equals_the_sweep_in_plenty(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +63,7 @@ def test_plan_is_said_once_and_kept(monkeypatch: pytest.MonkeyPatch, caplog: pyt
     extract(model, [render(model, Specification(), "q")])
     assert memory_plan(model) == first
     assert [record.message for record in caplog.records] == [
-        "sweep of model 'tiny-llama': 2048 tokens a forward pass, 512 packed rows, from 8.0 GiB free"
+        "sweep of model 'tiny-llama': 2048 tokens a forward pass, 2048 packed rows, from 8.0 GiB free"
     ]
 
 
@@ -96,9 +97,9 @@ def test_out_of_memory_halves_the_plan_and_the_call_is_done_again(
 ) -> None:
     model = with_free(monkeypatch, 8 * GIB)
     assert [plan.tokens for plan in fits_from(model, 600)] == [2048, 1024, 512]
-    assert memory_plan(model) == MemoryPlan(512, 128, 8 * GIB)
+    assert memory_plan(model) == MemoryPlan(512, 512, 8 * GIB)
     said = [record.message for record in caplog.records if record.levelno == logging.WARNING]
-    assert said[0].startswith("model 'tiny-llama' ran out of memory; halved to 1024 tokens a forward pass, 256 packed")
+    assert said[0].startswith("model 'tiny-llama' ran out of memory; halved to 1024 tokens a forward pass, 1024 packed")
     assert [plan.tokens for plan in fits_from(model, 600)] == [512]
 
 

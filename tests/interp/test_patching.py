@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from interp import patching
 from interp.batches import collate
 from interp.decoding import Answers, Generation
 from interp.errors import CrosstaskError
@@ -105,6 +106,21 @@ def test_sweep_equals_separate_forwards_at_every_layer(model: Model, engine: str
     for logits, expected in zip(found, all_separate_logits(model), strict=True):
         assert len({tuple(row.tolist()) for row in expected}) == len(logits)  # each patch does something of its own
         torch.testing.assert_close(logits, expected, **EXACT)
+
+
+def test_packs_of_unlike_numbers_of_rows_cut_into_parts_equal_the_plain_sweep(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patching, "SHARED_ROWS", 2)
+    prompts = [*queries(model), *queries(model)[:1]]
+    rows = [[*patches, *patches[::-1]][: 7 - 2 * n] for n, patches in enumerate(every_layer(prompts))]
+    assert len({len(patches) for patches in rows}) > 1
+    expected = sweep(model, prompts, rows, engine="plain", max_new_tokens=3, stop=None)
+    found = sweep(model, prompts, rows, engine="packed", max_new_tokens=3, stop=None, max_rows=2 * len(prompts))
+    assert found == expected
+    logits = sweep_logits(model, prompts, rows, engine="packed", max_rows=2 * len(prompts))
+    for some, others in zip(logits, sweep_logits(model, prompts, rows, engine="plain"), strict=True):
+        torch.testing.assert_close(some, others, **EXACT)
 
 
 @pytest.mark.parametrize("engine", ["packed", "copied", "plain"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -97,7 +99,7 @@ def test_paper_tables_hold_what_their_captions_say(rates: pd.DataFrame) -> None:
     assert set(zip(four["source"], four["query"], strict=True)) == {
         (source, query) for source in ("text", "image", "instruction", "ensemble") for query in ("image", "text")
     }
-    assert set(four["source_model"]) == {tables.MODEL}
+    assert set(four["source_model"]) == set(SOURCES)
     assert set(five["template"]) == {MAIN, OTHER}
     for table in (one, three, four, five):
         assert (table["by"] == transfer.OURS).all()
@@ -120,7 +122,30 @@ def test_published_rows_stand_beside_a_model_of_the_paper(
         table = transfer.paper_table(rates, model, number, MAIN)
         theirs = table[table["by"] == transfer.PAPER]
         assert len(theirs) == count
+        assert set(theirs["demonstrations"]) <= {0, 5, 120}
         assert theirs[tables.TASKS].notna().all().all()
+
+
+def test_folder_called_like_a_model_of_the_paper_is_that_model(tmp_path: Path) -> None:
+    named = tmp_path / "llava-1.5-7b-hf"
+    cached = tmp_path / "models--HuggingFaceM4--idefics2-8b" / "snapshots" / "0f"
+    other = tmp_path / "llava-1.5-7b-hf-tuned"
+    for folder in (named, cached, other):
+        folder.mkdir(parents=True)
+    assert set(transfer.published(str(named))["model"]) == {"", "llava-hf/llava-1.5-7b-hf"}
+    assert set(transfer.published(str(cached))["model"]) == {"", "HuggingFaceM4/idefics2-8b"}
+    assert transfer.published(str(other)).empty
+    assert transfer.published("someone/llava-1.5-7b-hf").empty
+
+
+def test_mean_of_published_rows_is_over_the_tasks_that_were_run(answers: pd.DataFrame) -> None:
+    model, some = "llava-hf/llava-1.5-7b-hf", tables.TASKS[:2]
+    used = answers[answers["task"].isin(some) & (answers["source_model"] != tables.LLM) & (answers["seed"] == 0)]
+    renamed = used.assign(model=model, source_model=used["source_model"].replace({tables.MODEL: model}))
+    table = transfer.paper_table(transfer.transfer_rates(renamed), model, 4, MAIN)
+    theirs = table[table["by"] == transfer.PAPER]
+    assert theirs["all"].tolist() == pytest.approx([(0.31 + 0.30) / 2, (0.97 + 0.58) / 2])
+    assert set(tables.TASKS) & set(table) == set(some)
 
 
 def test_published_means_are_those_of_their_tasks() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
+import zipfile
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -12,15 +15,18 @@ from interp.errors import CrosstaskError
 from interp.tasks.vqa import (
     EASY_TYPES,
     FILE_TYPES,
+    PICTURE_TYPES,
+    easy,
     easy_questions,
     normalise_answer,
+    picture_questions,
     question_type,
     read_questions,
     type_task,
     vqa_accuracy,
 )
 from interp.tasks.vqa.scoring import accepted_answers
-from tests.vqa_sets import Files, easy_wheel
+from tests.vqa_sets import Files, easy_wheel, not_installed
 
 # Accuracy
 
@@ -105,6 +111,64 @@ def test_ok_vqa_is_known_by_its_question_types_and_raw_answers(files: Files) -> 
     assert read_questions(*files.write()).name == "OK-VQA"
 
 
+def test_answer_of_ok_vqa_is_the_one_that_its_evaluation_takes(files: Files) -> None:
+    for answer in files.annotations["annotations"][0]["answers"]:
+        answer.update(answer="run", raw_answer="running")
+    for answer in files.annotations["annotations"][1]["answers"]:
+        rename(answer, "answer", "raw_answer")
+    found = read_questions(*files.write()).questions
+    assert found[0].answers == ("run",) * 10
+    assert found[1].accepted == ("pizza",)
+
+
+def test_further_keys_are_passed_over(files: Files) -> None:
+    files.questions["source"] = "mine"
+    files.questions["questions"][0]["split"] = "val"
+    files.annotations["annotations"][0]["difficulty"] = 3
+    assert len(read_questions(*files.write()).questions) == 9
+
+
+def test_files_may_have_a_byte_order_mark_and_any_letters(files: Files) -> None:
+    number = files.add(0, "¿Qué color tiene la camisa? 👕", "añil")
+    questions, annotations, images = files.write()
+    for path in (questions, annotations):
+        path.write_text(json.dumps(json.loads(path.read_text()), ensure_ascii=False), encoding="utf-8-sig")
+    last = read_questions(questions, annotations, images).questions[-1]
+    assert (last.name, last.text, last.accepted) == (f"question {number}", "¿Qué color tiene la camisa? 👕", ("añil",))
+
+
+def zipped(path: Path, *names: str) -> Path:
+    archive = path.with_suffix(".zip")
+    with zipfile.ZipFile(archive, "w") as file:
+        for name in names:
+            file.write(path, name)
+    return archive
+
+
+def test_a_zip_of_one_file_is_read_as_the_file(files: Files) -> None:
+    questions, annotations, images = files.write()
+    packed = zipped(annotations, "v2_mscoco_val2014_annotations.json", "__MACOSX/._annotations.json")
+    assert read_questions(questions, packed, images) == read_questions(questions, annotations, images)
+    with pytest.raises(CrosstaskError, match=r"annotations\.zip holds 2 JSON files \(a\.json, b\.json\); expected one"):
+        read_questions(questions, zipped(annotations, "a.json", "b.json"), images)
+    with pytest.raises(CrosstaskError, match=r"annotations\.zip holds 0 JSON files; expected one"):
+        read_questions(questions, zipped(annotations, "a.txt"), images)
+    packed = zipped(annotations, "a.json")
+    packed.write_bytes(packed.read_bytes().replace(b"question_id", b"question-id"))
+    with pytest.raises(CrosstaskError, match=r"annotations\.zip cannot be unpacked: Bad CRC"):
+        read_questions(questions, packed, images)
+
+
+def test_missing_images_are_left_out_where_that_is_asked(files: Files) -> None:
+    questions, annotations, images = files.write()
+    (images / "COCO_val2014_000000000001.jpg").unlink()
+    skipped: list[str] = []
+    found = read_questions(questions, annotations, images, skipped=skipped).questions
+    assert {question.image_name for question in found} == {"0", "2"}
+    assert len(skipped) == 3
+    assert all("has image 1, but" in line for line in skipped)
+
+
 @pytest.mark.parametrize("name", ["000000000001.jpg", "1.jpg", "1.png", "val2014/COCO_val2014_000000000001.jpg"])
 def test_images_are_found_under_the_names_of_both_releases(files: Files, name: str) -> None:
     questions, annotations, images = files.write()
@@ -133,15 +197,18 @@ MISTAKES: dict[str, tuple[Callable[[Files], object], str]] = {
         lambda f: f.questions["questions"][1].pop("question"),
         r"questions\.json, questions\[1\] lacks the key 'question'; it has image_id, question_id",
     ),
-    "unknown key": (
-        lambda f: f.questions["questions"][2].update(colour="red"),
-        r"questions\.json, questions\[2\] has the unknown key 'colour'; expected image_id, question, question_id",
-    ),
     "misspelt list": (
         lambda f: rename(f.questions, "questions", "question"),
         r"questions\.json lacks the key 'questions'",
     ),
-    "unknown head": (lambda f: f.questions.update(split="val"), r"questions\.json has the unknown key 'split'"),
+    "two splits": (
+        lambda f: f.annotations.update(data_subtype="train2014"),
+        r"questions\.json has the questions of 'val2014', and .*annotations\.json the answers to 'train2014'",
+    ),
+    "annotated twice": (
+        lambda f: f.annotations["annotations"].append(f.annotations["annotations"][2]),
+        r"annotations\[9\] has the question_id 2 of annotations\[2\]; ids must differ",
+    ),
     "type": (
         lambda f: f.questions["questions"][0].update(image_id="7"),
         r"questions\[0\] has '7' as 'image_id'; expected a whole number",
@@ -238,21 +305,21 @@ def test_swapped_files_are_noticed(files: Files) -> None:
     ],
 )
 def test_types_are_rules_on_the_text(name: str, text: str, fits: bool) -> None:
-    assert question_type(name, easy=name not in FILE_TYPES).fits(text) == fits
+    assert question_type(name, files=name in FILE_TYPES).fits(text) == fits
 
 
 def test_unknown_type_is_told_with_those_of_the_data() -> None:
     with pytest.raises(CrosstaskError, match=r"no question type 'colour' for VQAv2 .*expected food-class, shirt-color"):
-        question_type("colour", easy=False)
-    with pytest.raises(CrosstaskError, match=r"'food-class' for easy-vqa; expected colour, shape, presence"):
-        question_type("food-class", easy=True)
+        question_type("colour", files=True)
+    with pytest.raises(CrosstaskError, match=r"'man-holding' for easy-vqa and .*; expected colour, shape, presence"):
+        question_type("man-holding", files=False)
 
 
 def test_file_types_divide_pictures_between_the_splits_once(tmp_path: Path) -> None:
     found = read_questions(*Files(tmp_path).write())
     splits = {}
     for name in FILE_TYPES:
-        task = type_task(question_type(name, easy=False), [(found, None)]).task
+        task = type_task(question_type(name, files=True), [(found, None)]).task
         splits[name] = {item.input: item.split for item in task.items}
         assert len(task.split("selection")) > 3 < len(task.split("test"))
     assert splits["food-class"] == splits["shirt-color"] == splits["man-holding"]  # a picture is in one split only
@@ -264,6 +331,7 @@ def test_one_question_of_a_type_is_taken_of_each_picture(tmp_path: Path) -> None
     task = type_task(FILE_TYPES["shirt-color"], [(read_questions(*files.write()), None)])
     assert sorted(item.input for item in task.task.items) == ["0", "1", "2", "3"]
     assert task.people["2"] == ("white",) * 10
+    assert task.asked["2"] == "What color is the man's shirt?"
 
 
 def test_a_type_without_questions_is_an_error(tmp_path: Path) -> None:
@@ -292,3 +360,54 @@ def test_easy_vqa_has_disjoint_pictures_and_captions(tmp_path: Path, monkeypatch
     assert answers.count("yes") == answers.count("no") > 3  # balanced, so that a constant answer is right half the time
     for item in tasks["presence"].task.items:
         assert (item.outputs[0] == "yes") == ("circle" in item.caption)
+
+
+def test_installed_easy_vqa_is_taken_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheel = easy_wheel(tmp_path, monkeypatch, pictures=4)
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(tmp_path / "site")
+        names = file.namelist()
+
+    class Installed:
+        version, files = "1.0", names
+        locate_file = staticmethod(lambda name: tmp_path / "site" / name)
+
+    fetched = easy_questions("test")
+    monkeypatch.setenv("CROSSTASK_CACHE", str(tmp_path / "other"))
+    monkeypatch.setattr(easy, "fetch_wheel", lambda *_: pytest.fail("fetched"))
+    monkeypatch.setattr(metadata, "distribution", lambda _: Installed)
+    installed = easy_questions("test")
+    assert [question.text for question in installed.questions] == [question.text for question in fetched.questions]
+    assert installed.questions[0].image.is_file()
+
+
+def test_easy_vqa_that_is_nowhere_is_one_sentence_with_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: str) -> Path:
+        raise CrosstaskError("pip could not fetch easy-vqa==1.0 (ERROR: no network): is there a network?")
+
+    not_installed(monkeypatch)
+    monkeypatch.setenv("CROSSTASK_CACHE", str(tmp_path))
+    monkeypatch.setattr(easy, "fetch_wheel", unreachable)
+    with pytest.raises(
+        CrosstaskError, match=r"easy-vqa is not installed .*no network.* `pip install easy-vqa==1\.0`"
+    ) as e:
+        easy_questions("train")
+    assert "\n" not in str(e.value)
+
+
+def test_questions_about_the_packages_own_pictures() -> None:
+    selection, test = picture_questions("selection"), picture_questions("test")
+    shown = {question.image for question in selection.questions}
+    assert not shown & {question.image for question in test.questions}
+    contents = [{image.read_bytes() for image in {q.image for q in part.questions}} for part in (selection, test)]
+    assert not contents[0] & contents[1]  # nor is a picture there twice under two names
+    for name, kind in PICTURE_TYPES.items():
+        task = type_task(kind, [(selection, "selection"), (test, "test")]).task
+        assert len(task.split("selection")) >= 10 <= len(task.split("test")), name
+        for item in task.items:
+            assert len(item.outputs) == 1
+            if name != "food-color":
+                assert item.caption.endswith(f" {item.outputs[0]}")
+                assert item.input.endswith(f"/{item.outputs[0]}")

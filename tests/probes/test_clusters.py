@@ -112,3 +112,35 @@ def test_every_pair_has_one_relation() -> None:
         for modality in ("same modality", "other modality")
     }
     assert (np.sum([pairs for _, _, pairs in found.values()], axis=0) == 1).all()
+
+
+def test_a_label_that_every_block_shows_once_is_compared_with_permutations_that_keep_it_so() -> None:
+    """Blocks that lie apart and two tasks that do not: labels that split blocks unevenly would widen the null."""
+    states, index = made("block", strength=6.0)
+    family = index["family"]
+    found = cluster_scores(
+        states, index["task"], groups=index["block"], types=index["context"], strata=family,
+        allowed=family[:, None] == family, permutations=99,
+    )["silhouette"]  # fmt: skip
+    assert abs(found.value.value) < 0.05
+    assert found.chance_high < 0.03
+    assert found.p_value > 0.05
+
+
+def test_value_and_its_baseline_are_means_over_groups_alike() -> None:
+    """Labels that no permutation may move have themselves as baseline, also where groups are of different sizes."""
+    states, index = made("task", strength=0.5)
+    kept = index["task"] != 3  # the second family has one task left, and its blocks half as many states
+    index = {name: values[kept] for name, values in index.items()}
+    found = cluster_scores(
+        states[kept], index["task"], groups=index["block"], types=index["context"], strata=index["context"],
+        permutations=3,
+    )  # fmt: skip
+    for score in found.values():
+        assert score.chance == pytest.approx(score.value.value)
+        assert score.p_value == 1.0
+    distances, apart = cosine_distances(states[kept]), index["block"][:, None] != index["block"]
+    values = purity(distances, index["task"], allowed=apart)
+    means = [values[index["block"] == block].mean() for block in np.unique(index["block"])]
+    assert found["purity"].value.value == pytest.approx(np.mean(means))
+    assert abs(np.mean(means) - values.mean()) > 1e-3

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from interp.errors import CrosstaskError
-from probes.linear import deal, predict, probe
+from probes.linear import deal, folds_of, predict, probe
+from probes.shuffles import shuffled
 
 FAMILIES, TASKS, BLOCKS, ORDERS, WIDTH = 2, 2, 6, 2, 40
 MODALITIES = ("text", "image")
@@ -75,7 +79,9 @@ def test_states_that_give_away_their_items_alone_are_not_selective_and_not_read_
     assert scores["text"].control > 0.9
     assert scores["text"].selectivity.high < 0
     alone = np.zeros_like(contexts.task)
-    leaked = predict(contexts.states, contexts.task, contexts.order, train=contexts.modality == 0, strata=alone)
+    leaked = predict(
+        folds_of(contexts.states, contexts.order, train=contexts.modality == 0, strata=alone), contexts.task
+    )
     assert (leaked == contexts.task)[contexts.modality == 0].mean() > 0.9
 
 
@@ -97,10 +103,42 @@ def test_scaling_is_learnt_from_training_states_alone() -> None:
     contexts.add(contexts.task)
     train, strata = contexts.modality == 0, np.zeros_like(contexts.task)
     parts = deal(contexts.group, contexts.task)
-    before = predict(contexts.states, contexts.task, parts, train=train, strata=strata)
+    before = predict(folds_of(contexts.states, parts, train=train, strata=strata), contexts.task)
     contexts.states[contexts.modality == 1] *= 1e6
-    after = predict(contexts.states, contexts.task, parts, train=train, strata=strata)
+    after = predict(folds_of(contexts.states, parts, train=train, strata=strata), contexts.task)
     assert (before == after)[train].all()
+
+
+def test_probe_in_the_span_of_its_training_states_is_scikit_learns_in_full_width() -> None:
+    contexts = Contexts()
+    contexts.add(contexts.task, strength=0.5)
+    states = np.concatenate([contexts.states, np.random.default_rng(1).normal(size=(len(contexts.task), 300))], axis=1)
+    train, parts = contexts.modality == 0, deal(contexts.group, contexts.task)
+    (fold, *_) = folds = folds_of(states, parts, train=train, strata=contexts.family)
+    assert fold.learnt_features.shape[1] == len(fold.learnt) < states.shape[1]
+    assert set(contexts.group[fold.learnt]).isdisjoint(contexts.group[fold.held_out])
+    plain = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000, tol=1e-9))
+    plain.fit(states[fold.learnt], contexts.task[fold.learnt])
+    turned = LogisticRegression(max_iter=5000, tol=1e-9).fit(fold.learnt_features, contexts.task[fold.learnt])
+    expected = plain.predict_proba(states[fold.held_out])
+    assert turned.predict_proba(fold.held_out_features) == pytest.approx(expected, abs=1e-5)
+    assert (predict(folds, contexts.task)[fold.held_out] == plain.predict(states[fold.held_out])).all()
+
+
+def test_permuted_labels_are_read_at_chance_because_a_block_keeps_all_its_labels() -> None:
+    """Permuted freely, the label that is held out is the rarer one among those learnt, and the null lies too low."""
+    contexts = Contexts()
+    rng, train = np.random.default_rng(0), np.ones(len(contexts.task), dtype=bool)
+    folds = folds_of(contexts.states, deal(contexts.group, contexts.task), train=train, strata=contexts.family)
+    rates = {}
+    for name, groups in (("kept", contexts.group), ("free", None)):
+        drawn = [
+            shuffled(contexts.task, types=contexts.type, groups=groups, strata=contexts.family, rng=rng)
+            for _ in range(30)
+        ]
+        rates[name] = np.mean([(predict(folds, labels) == labels).mean() for labels in drawn])
+    assert rates["kept"] == pytest.approx(0.5, abs=0.03)
+    assert rates["free"] < rates["kept"] - 0.03
 
 
 def test_folds_keep_groups_whole_and_spread_every_label() -> None:
@@ -130,3 +168,10 @@ def test_control_task_needs_two_instances() -> None:
     contexts.order[:] = 0
     with pytest.raises(CrosstaskError, match="one instance of each type"):
         contexts.probe()
+
+
+def test_stratum_of_one_part_has_nothing_to_learn_from() -> None:
+    contexts = Contexts()
+    train = np.ones(len(contexts.task), dtype=bool)
+    with pytest.raises(CrosstaskError, match="all states of stratum 0 to learn from are of one part"):
+        folds_of(contexts.states, contexts.family, train=train, strata=contexts.family)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
 from interp.errors import CrosstaskError
-from probes.similarities import basic_interval, matching_p_value
-from probes.similarity import centred_gram, cka, cka_interval, cka_null, cosine_matrix
+from probes.similarity import (
+    basic_interval,
+    centred_gram,
+    cka,
+    cka_interval,
+    cka_null,
+    cosine_matrix,
+    matching_p_value,
+)
 
 RNG = np.random.default_rng(0)
 N, D = 24, 200
@@ -60,6 +69,19 @@ def test_null_is_that_of_permuted_contexts_and_keeps_strata() -> None:
     assert cka(a, b[np.random.default_rng(0).permutation(N)]) == pytest.approx(
         cka_null(a, b, permutations=1, seed=0)[0], abs=1e-9
     )
+
+
+def test_contexts_of_common_items_change_places_together() -> None:
+    """Two tasks over the same three blocks: permuted together there are six arrangements, and 36 otherwise."""
+    a, b, tasks, blocks = A[:6], B[:6], [0, 0, 0, 1, 1, 1], list("xyzzyx")
+    options: dict = {"strata": tasks, "permutations": 100}
+    together = cka_null(a, b, together=blocks, **options)
+    orders = [[*p, *(5 - p[2 - at] for at in range(3))] for p in itertools.permutations(range(3))]
+    assert set(together.round(9)) == {round(cka(a, b[order]), 9) for order in orders}
+    assert len(set(cka_null(a, b, **options).round(9))) > 6
+    assert len(set(cka_null(a, b, together=list("xyzuvw"), **options).round(9))) > 6
+    with pytest.raises(CrosstaskError, match="once in each stratum"):
+        cka_null(a, b, together=list("xyzxyw"), **options)
 
 
 def test_jackknife_interval_holds_the_value_and_narrows_with_more_contexts() -> None:

@@ -80,8 +80,19 @@ class Family:
         return blocks
 
     def final_norm(self, module: PreTrainedModel) -> nn.Module:
-        """The norm between the last block and the head."""
-        return getattr(module.get_decoder(), self.norm_at)
+        """The norm between the last block and the head.
+
+        Raises:
+            CrosstaskError: if there is none of that name.
+        """
+        norm = getattr(module.get_decoder(), self.norm_at, None)
+        if not isinstance(norm, nn.Module):
+            raise CrosstaskError(
+                f"found no final norm at get_decoder().{self.norm_at} of {type(module).__name__}, so its residual "
+                "stream cannot be read as logits; its family needs a file in interp/models/families that says where "
+                "it is"
+            )
+        return norm
 
     def head(self, module: PreTrainedModel) -> nn.Module:
         """The unembedding: normed residual stream to logits."""

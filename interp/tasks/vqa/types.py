@@ -8,6 +8,10 @@ A type is a rule on the text of a question. Of the questions about one picture t
     colour         easy-vqa   what color is ..., what is the color of ...
     shape          easy-vqa   what shape ..., what is the teal shape
     presence       easy-vqa   is there a circle ...; as many pictures with one as without, so that chance is one half
+    food-class     built-in pictures   what food is this
+    food-color     built-in pictures   what color is this food
+    animal-class   built-in pictures   what animal is this
+    flag-country   built-in pictures   which country has this flag
 
 The object of `presence` has to stay the same, since the question is not written; `presence-triangle` or `presence-red`
 ask for something else. The questions that deny ("is there not ...") belong to no type.
@@ -63,6 +67,12 @@ EASY_TYPES: dict[str, QuestionType] = {
     "shape": QuestionType("shape", "The kind of shape:", r"what shape .*|what is the \w+ shape ?\?"),
     "presence": _presence("circle", "presence"),
 }
+PICTURE_TYPES: dict[str, QuestionType] = {
+    "food-class": QuestionType("food-class", "The kind of food:", r"what food is this\?"),
+    "food-color": QuestionType("food-color", "The color of the food:", r"what color is this food\?"),
+    "animal-class": QuestionType("animal-class", "The kind of animal:", r"what animal is this\?"),
+    "flag-country": QuestionType("flag-country", "The country of the flag:", r"which country has this flag\?"),
+}
 _ON_REQUEST = {f"presence-{word}": _presence(word, f"presence-{word}") for word in (*SHAPES, *COLOURS)}
 FILE_TYPES: dict[str, QuestionType] = {
     "food-class": QuestionType(
@@ -88,24 +98,30 @@ class TypeTask:
     Attributes:
         task: its items are named after their pictures; accepted answers are those that enough people gave.
         people: name of an item -> everybody's answer, for VQA accuracy.
+        asked: name of an item -> the text of its question.
     """
 
     task: Task
     people: dict[str, tuple[str, ...]]
+    asked: dict[str, str]
 
 
-def question_type(name: str, *, easy: bool) -> QuestionType:
+def question_type(name: str, *, files: bool) -> QuestionType:
     """The type of this name.
+
+    Args:
+        name: of the type.
+        files: of the user's files; else of easy-vqa or of the built-in pictures.
 
     Raises:
         CrosstaskError: there is none for this kind of data.
     """
-    known = EASY_TYPES | _ON_REQUEST if easy else FILE_TYPES
+    listed = FILE_TYPES if files else EASY_TYPES | PICTURE_TYPES
+    known = listed if files else listed | _ON_REQUEST
     if name not in known:
-        data = "easy-vqa" if easy else "VQAv2 and OK-VQA files"
-        others = " (and presence-<a shape or a colour>)" if easy else ""
-        listed = ", ".join(EASY_TYPES if easy else FILE_TYPES)
-        raise CrosstaskError(f"there is no question type {name!r} for {data}; expected {listed}{others}.")
+        data = "VQAv2 and OK-VQA files" if files else "easy-vqa and the built-in pictures"
+        others = "" if files else " (and presence-<a shape or a colour>)"
+        raise CrosstaskError(f"there is no question type {name!r} for {data}; expected {', '.join(listed)}{others}.")
     return known[name]
 
 
@@ -121,8 +137,8 @@ def type_task(kind: QuestionType, sets: Sequence[tuple[QuestionSet, Split | None
         CrosstaskError: no question fits.
     """
     chosen: dict[str, tuple[Question, Split]] = {}
-    for questions, split in sets:
-        for question in questions.questions:
+    for source, split in sets:
+        for question in source.questions:
             if question.image_name not in chosen and kind.fits(question.text):
                 chosen[question.image_name] = (question, split or split_of(question.image_name))
     if not chosen:
@@ -132,7 +148,9 @@ def type_task(kind: QuestionType, sets: Sequence[tuple[QuestionSet, Split | None
     kept = [one for split in ("selection", "test") for one in _first([i for i in items if i.split == split], kind)]
     first = sets[0][0]
     task = Task(kind.name, first.name, tuple(kept), kind.instruction, first.source)
-    return TypeTask(task, {one.input: chosen[one.input][0].answers for one in kept})
+    questions = {one.input: chosen[one.input][0] for one in kept}
+    people = {name: question.answers for name, question in questions.items()}
+    return TypeTask(task, people, {name: question.text for name, question in questions.items()})
 
 
 def item(question: Question, split: Split) -> Item:
