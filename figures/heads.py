@@ -31,14 +31,14 @@ def effect_maps(effects: pd.DataFrame) -> Figure:
     rows = -(-len(maps) // columns)
     figure = Figure(figsize=(3.4 * columns + 0.8, 1.9 * rows + 0.8))
     figure.set_layout_engine("constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat
+    axes = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
     limit = max(np.abs(values).max() for values in maps.values()) or 1.0
     for ax, (name, values) in zip(axes, maps.items(), strict=False):
         image = ax.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", origin="lower")
         ax.set_title(name, loc="left")
         ax.set_xlabel("layer")
         ax.set_ylabel("head")
-    for ax in list(axes)[len(maps) :]:
+    for ax in axes[len(maps) :]:
         ax.remove()
     figure.colorbar(image, ax=figure.axes, label="gain in log p(answer), nats")
     trials = int(effects["n"].max())
