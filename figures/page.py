@@ -118,7 +118,7 @@ def table_with_note(table: pd.DataFrame, note: str = "") -> str:
 
 def cell(value: object) -> str:
     """A value as it is read: .12, 1.3e-05, 12, text; nothing for what is missing."""
-    if value is None or (not isinstance(value, str) and pd.isna(value)):  # type: ignore[call-overload]
+    if value is None or (not isinstance(value, str) and pd.isna(value)):
         return ""
     if isinstance(value, str | bool | Integral) or not isinstance(value, Real):
         return str(value)

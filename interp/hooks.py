@@ -238,7 +238,7 @@ def _columns(name: str, value: Any, width: int, total: int) -> Any:
     """A block's keyword argument for the first columns of a sequence of ``total``."""
     if name == "position_embeddings":
         return tuple(part[..., :width, :] for part in value)
-    if not isinstance(value, Tensor):
+    if not isinstance(value, Tensor) or name == "logits_to_keep":  # some models hand the latter on; no block reads it
         return value
     if name == "attention_mask":
         return value[..., :width, : value.shape[-1] - total + width]

@@ -80,7 +80,9 @@ def prediction_table(
                 "vector_question": conflict.vector.question,
                 "vector_accepted": " | ".join(conflict.vector.accepted),
             }
-            for i, side in enumerate(SIDES) if judged else ():
+            for i, side in enumerate(SIDES):
+                if judged is None:
+                    continue
                 sides[f"judged_{side}"] = judged["right"][2 * place + i]
                 sides[f"said_{side}"] = judged["said"][2 * place + i]
             rows.append(where | answer | sides)

@@ -191,7 +191,7 @@ class VqaWork(Work):
             said = dict(zip(distinct, told, strict=True))
             arm = dict.fromkeys(("source_model", "source", "layer_choice", "budget"), "")
             answers += [
-                {"method": method, **arm, "layer": None, "demonstrations": 0, **self._answer(item, said[row])}
+                {"method": method, **arm, "layer": None, "demonstrations": 0, **self.scorer.answer(item, said[row])}
                 for item, row in zip(task.test, given, strict=True)
             ]
         return {"answers": answers}
