@@ -231,7 +231,8 @@ def cosine_table(bank: Bank, layers: Callable[[str, str, str], int]) -> pd.DataF
 def _published_cosines(model: str, source_model: str) -> dict[str, float]:
     """The paper's cosines of a pair, for text examples; none for a pair that is not theirs."""
     table = published(model)
-    pair = table[table["cosine"].notna() & [_is(source_model, name) for name in table["source_model"]]]
+    of_pair = table["source_model"].map(lambda name: _is(source_model, name)).astype(bool)
+    pair = table[table["cosine"].notna() & of_pair]
     if pair.empty:
         return {}
     return {"luo_same_task": float(pair["cosine"].iloc[0]), "luo_other_task": PAPER_COSINE_BASELINE}

@@ -42,6 +42,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     made = Place(tmp_path_factory.mktemp("place"))
     (made.kinds / "words.txt").write_text("term\nbaby\n")
     (made.colours / "words.txt").write_text("the\n")
+    (made.colours / "instruction.txt").write_text("The colour of the thing:")
     return made
 
 

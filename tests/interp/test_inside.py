@@ -48,7 +48,7 @@ def test_states_at_the_delimiter_are_the_task_vectors(llava: Model, prompt: Prom
 
 
 def test_lens_after_the_last_block_is_what_the_model_says(llava: Model, prompt: Prompt, inside: Inside) -> None:
-    logits = llava.forward(collate(llava, [prompt]).inputs, last_logits=False).logits[0]
+    logits = llava.forward(collate(llava, [prompt]).inputs, logits=None).logits[0]
     best = logits.float().softmax(-1).topk(2)
     last = inside.lens[inside.lens["layer"] == llava.n_layers - 1].sort_values(["position", "rank"])
     assert last["probability"].to_numpy() == pytest.approx(best.values.flatten().numpy(), rel=1e-4)
