@@ -168,4 +168,7 @@ def _finish(figure: Figure, axes: list[Axes], panels: int) -> None:
     for ax in axes[:panels]:
         handles, labels = ax.get_legend_handles_labels()
         shown |= dict(zip(labels, handles, strict=True))
-    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=min(5, len(shown)), frameon=False)
+    columns = max(2, int(figure.get_figwidth() // 2.6))
+    figure.legend(
+        shown.values(), shown.keys(), loc="outside lower center", ncols=min(len(shown), columns), frameon=False
+    )

@@ -17,7 +17,8 @@ shuffled       the whole again with the labels permuted among the demonstrations
 
 The *switch* from one curve to the next is the layer s that tells them apart best: the greatest
 ``sum over l >= s of (after_l - before_l) - sum over l < s of (after_l - before_l)``. For curves that cross once it is
-the first layer at which `after` is above; it is 0 where that is so from the start, and missing where it never is.
+the first layer at which `after` is above. There is none where one of the two never leads on its side by .05, as
+where the task is never said.
 Intervals are percentiles over resamples of queries (all sets of a query go together); a switch is found anew in each.
 """
 

@@ -27,6 +27,9 @@ from interp.statistics import bootstrap_means, group_means, percentiles
 CURVES = ("input", "task", "answer", "other_task", "other_answer")
 SWITCHES = {"task over input": ("input", "task"), "answer over task": ("task", "answer")}
 
+LEAD = 0.05
+"""How far a phase's curve leads at one layer at least, in relative probability."""
+
 Curves = tuple[Float[np.ndarray, "L 5"], Float[np.ndarray, "R L 5"]]
 """The mean of each curve, and the same in resamples."""
 
@@ -55,14 +58,18 @@ def probabilities(logs: Float[np.ndarray, "S L C"]) -> Float[np.ndarray, "S L 5"
 
 
 def switch_layer(before: Float[np.ndarray, "... L"], after: Float[np.ndarray, "... L"]) -> Int[np.ndarray, " ..."]:
-    """The layer s that tells two curves apart best; L where `after` never overtakes `before`.
+    """The layer s that tells two curves apart best; L where one of them never leads by `LEAD` on its side.
 
     It has the greatest ``sum over l >= s of (after_l - before_l) - sum over l < s of (after_l - before_l)``, which is
-    where the running sum of the differences is smallest; the lowest of equals.
+    where the running sum of the differences is smallest; the lowest of equals. Where both curves are nearly nothing at
+    first, as that of a task which is never said, there is no phase that could end, and no switch.
     """
     gain = after - before
     running = np.concatenate([np.zeros((*gain.shape[:-1], 1)), np.cumsum(gain, axis=-1)], axis=-1)
-    return np.argmin(running, axis=-1)
+    found = np.argmin(running, axis=-1)
+    later = np.arange(gain.shape[-1]) >= found[..., None]
+    leads = [np.where(side, lead, 0.0).max(-1) for side, lead in ((~later, -gain), (later, gain))]
+    return np.where(np.minimum(*leads) >= LEAD, found, gain.shape[-1])
 
 
 def tables(work: EvolutionWork) -> dict[str, pd.DataFrame]:
@@ -142,7 +149,7 @@ def _curve_rows(
 def _switch(
     mean: Float[np.ndarray, "L 5"], resampled: Float[np.ndarray, "R L 5"], before: str, after: str
 ) -> dict[str, Any]:
-    """The switch's layer with its interval; missing where it lies behind the last layer."""
+    """The switch's layer with its interval; missing where there is none."""
     first, second, n_layers = CURVES.index(before), CURVES.index(after), len(mean)
     found = switch_layer(resampled[..., first], resampled[..., second])
     low, high = percentiles(found)

@@ -12,8 +12,14 @@ RISING = np.array([0.0, 0.1, 0.2, 0.6, 0.7, 0.9])
 
 def test_switch_of_curves_that_cross_once_is_where_the_second_is_first_above() -> None:
     assert switch_layer(1 - RISING, RISING) == 3
-    assert switch_layer(1 - RISING[3:], RISING[3:]) == 0  # above from the start
     assert switch_layer(1 - RISING[:3], RISING[:3]) == 3  # never above
+
+
+def test_no_phase_ends_where_none_began() -> None:
+    assert switch_layer(1 - RISING[3:], RISING[3:]) == 3  # above from the start
+    nothing = np.array([2e-8, 1e-8, 0.0, 0.0, 0.01, 0.02])
+    assert switch_layer(nothing, RISING) == 6
+    assert switch_layer(np.array([0.0, 0.2, 0.0, 0.0, 0.01, 0.02]), RISING) == 2
 
 
 def test_a_small_early_crossing_is_no_switch() -> None:
@@ -23,7 +29,7 @@ def test_a_small_early_crossing_is_no_switch() -> None:
 
 def test_switches_of_many_curves_are_found_at_once() -> None:
     before = np.stack([1 - RISING, np.full(6, 0.6), np.full(6, 0.4)])
-    assert switch_layer(before, 1 - before).tolist() == [3, 6, 0]
+    assert switch_layer(before, 1 - before).tolist() == [3, 6, 6]
 
 
 def test_shares_are_among_three_sets_and_controls_take_one_place_each() -> None:
