@@ -8,10 +8,10 @@ STAMP := $(VENV)/.installed
 
 help:
 	@echo "make demo       cross-modal patching with the bundled pair of models: about 5 minutes on two cores"
-	@echo "make test       the test suite: about 6 minutes on two cores"
+	@echo "make test       the test suite: about 5 minutes on two cores"
 	@echo "make lint       ruff and mypy"
 	@echo "make docs       write the tables of docs/ again, from the registry, the test battery and counted sweeps"
-	@echo "make bench      speed beside nnsight, TransformerBridge, pyvene and plain forwards: about 45 minutes on two cores"
+	@echo "make bench      speed beside nnsight, TransformerBridge, pyvene and plain forwards: about 50 minutes on two cores"
 	@echo "make notebooks  run every notebook in probes/notebooks"
 	@echo "make clean      remove .venv and caches; results and run folders stay"
 
