@@ -299,7 +299,7 @@ def _places(arms: Sequence[tuple[str, str, str]]) -> list[float]:
 
 def _title(figure: Figure, text: str) -> None:
     """A title over the whole figure, broken where a narrow figure needs it."""
-    figure.suptitle(textwrap.fill(text, width=int(13 * figure.get_figwidth())))
+    figure.suptitle(textwrap.fill(text, width=int(10 * figure.get_figwidth())))
 
 
 def _grid(rows: int, columns: int, *, size: tuple[float, float], sharey: bool = False) -> tuple[Figure, np.ndarray]:

@@ -38,7 +38,7 @@ SWEEP_ROWS = 2048
 PACKED_ROWS = 512
 """Most packed rows of one query in a forward pass: beyond it masked-out pairs of rows begin to cost."""
 SHARED_ROWS = 128
-"""Rows of one query that leave room for other queries beside it: more of them, and small blocks are not busy."""
+"""So many rows of each query are run together, where queries share a pass and each has more than that."""
 ROW_TOKENS = 16
 """Tokens that a packed row adds to the cache, its answer included."""
 LOGIT_BYTES = 2**29

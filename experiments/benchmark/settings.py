@@ -59,6 +59,12 @@ class Settings:
         """As config.json has it."""
         return asdict(self)
 
+    def memory_keys(self, workload: str) -> list[tuple[str, str, int, str]]:
+        """The units that measure peak memory: of captures, ours and the bare forward passes by turns."""
+        if workload not in CAPTURES:
+            return []
+        return [("memory", workload, repeat, peer) for repeat in range(self.repeats) for peer in (OURS, BARE)]
+
     def materials(self, tasks: Sequence[Task]) -> Materials:
         """What the calls are built from."""
         template = Template.parse(self.template)

@@ -81,18 +81,11 @@ class BenchmarkTables:
     @cached_property
     def memory_table(self) -> pd.DataFrame:
         """One row per capture workload and measurement of peak memory."""
-        keys = [
-            (workload.name, peer, repeat)
-            for workload in self.workloads
-            if workload.name in CAPTURES
-            for repeat in range(self.settings.repeats)
-            for peer in (OURS, BARE)
-        ]
-        found = [(key, self.run.done(("memory", key[0], key[2], key[1]))) for key in keys]
+        keys = [key for workload in self.workloads for key in self.settings.memory_keys(workload.name)]
         rows = [
-            {"workload": workload, "peer": peer, "repeat": repeat, **held}
-            for (workload, peer, repeat), held in found
-            if held is not None
+            dict(zip(("workload", "repeat", "peer"), key[1:], strict=True)) | held
+            for key in keys
+            if (held := self.run.done(key)) is not None
         ]
         return pd.DataFrame(rows, columns=["workload", "peer", "repeat", "above", "total"])
 

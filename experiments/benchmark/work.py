@@ -24,7 +24,7 @@ from experiments.benchmark.memory import measured
 from experiments.benchmark.peers import ELSEWHERE, make_peer
 from experiments.benchmark.peers.base import Peer, Role
 from experiments.benchmark.profiling import profiled
-from experiments.benchmark.settings import BARE, CAPTURES, OURS, Settings
+from experiments.benchmark.settings import OURS, Settings
 from experiments.benchmark.tables import pilots
 from experiments.benchmark.worker import WorkerPeer, environment
 from experiments.benchmark.workloads import WORKLOADS, Call, Materials, Workload
@@ -84,9 +84,7 @@ class BenchmarkWork:
                 for peer in self.settings.peers
             ]
             keys.append(("float64", workload.name))
-            if self.memory and workload.name in CAPTURES:
-                repeats = range(self.settings.repeats)
-                keys += [("memory", workload.name, repeat, peer) for repeat in repeats for peer in (OURS, BARE)]
+            keys += self.settings.memory_keys(workload.name) if self.memory else []
         return keys
 
     def perform(self, key: tuple[Any, ...]) -> None:

@@ -73,3 +73,15 @@ def test_no_legend_lies_over_data() -> None:
     figure.draw_without_rendering()
     legend = figure.legends[0].get_window_extent()
     assert all(not legend.overlaps(ax.get_window_extent()) for ax in figure.axes)
+
+
+def test_title_of_a_narrow_figure_is_not_cut() -> None:
+    figure = plt.figure(figsize=(7.3, 4))
+    text = (
+        "Methods compared, mean over tasks (test split, 2 seeds; bars: 95 % Wilson intervals, each item counted once)"
+    )
+    cross_modal._title(figure, text)
+    figure.canvas.draw()
+    assert figure._suptitle is not None
+    title = figure._suptitle.get_window_extent()
+    assert figure.bbox.x0 < title.x0 < title.x1 < figure.bbox.x1
