@@ -25,7 +25,7 @@ def token_evolution(evolution: pd.DataFrame, switches: pd.DataFrame) -> Figure:
     """Relative probability of input, task and answer over layers, a panel per task (column) and query (row).
 
     Solid with bands: right labels. Dashed: labels shuffled among the demonstrations. Below each panel's top edge the
-    layers of the two switches with their intervals (right labels), task over input in the task's colour and answer
+    layers of the two switches with their intervals (right labels): the end of the input in the task's colour, answer
     over task in the answer's.
 
     Args:
@@ -42,7 +42,7 @@ def token_evolution(evolution: pd.DataFrame, switches: pd.DataFrame) -> Figure:
         found = switches[(switches["query"] == query) & (switches["task"] == task) & (switches["labels"] == "right")]
         last = panel["layer"].max()
         for row in found.itertuples():
-            after, height = ("task", 1.09) if row.switch == "task over input" else ("answer", 1.04)
+            after, height = ("task", 1.09) if row.switch == "input ends" else ("answer", 1.04)
             _switch(ax, row, height, CURVES[after][0], last)
         ax.set_ylim(-0.02, 1.13)
     styles = [Line2D([], [], color=colour, label=f"{label} tokens") for colour, label in CURVES.values()]

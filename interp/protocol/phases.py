@@ -25,7 +25,8 @@ from interp.protocol.evolution import LABELS, EvolutionWork
 from interp.statistics import bootstrap_means, group_means, percentiles
 
 CURVES = ("input", "task", "answer", "other_task", "other_answer")
-SWITCHES = {"task over input": ("input", "task"), "answer over task": ("task", "answer")}
+SWITCHES = {"input ends": (("input",), ("task", "answer")), "answer over task": (("task",), ("answer",))}
+"""Curves before and after each switch; several are added up. A task that is never said ends no input by itself."""
 
 LEAD = 0.05
 """How far a phase's curve leads at one layer at least, in relative probability."""
@@ -72,6 +73,11 @@ def switch_layer(before: Float[np.ndarray, "... L"], after: Float[np.ndarray, ".
     return np.where(np.minimum(*leads) >= LEAD, found, gain.shape[-1])
 
 
+def sides(values: Float[np.ndarray, "... L 5"], switch: str) -> list[Float[np.ndarray, "... L"]]:
+    """What the curves before and after a switch add up to."""
+    return [values[..., [CURVES.index(name) for name in names]].sum(-1) for names in SWITCHES[switch]]
+
+
 def tables(work: EvolutionWork) -> dict[str, pd.DataFrame]:
     """All tables by name, as the module describes them."""
     evolution: list[dict[str, Any]] = []
@@ -86,7 +92,7 @@ def tables(work: EvolutionWork) -> dict[str, pd.DataFrame]:
             for task, curves in found.items():
                 where = _where(work, task, query, labels)
                 evolution += _curve_rows(where, curves, "relative", CURVES, probability=chances[task][0])
-                switches += [where | {"switch": name} | _switch(*curves, *pair) for name, pair in SWITCHES.items()]
+                switches += [where | {"switch": name} | _switch(*curves, name) for name in SWITCHES]
         gains = {task: shares(right[task]) - shares(shuffled[task]) for task in right}
         for task, curves in _curves(work, query, gains).items():
             where = _where(work, task, query, "right minus shuffled")
@@ -147,14 +153,14 @@ def _curve_rows(
 
 
 def _switch(
-    mean: Float[np.ndarray, "L 5"], resampled: Float[np.ndarray, "R L 5"], before: str, after: str
+    mean: Float[np.ndarray, "L 5"], resampled: Float[np.ndarray, "R L 5"], switch: str
 ) -> dict[str, Any]:
     """The switch's layer with its interval; missing where there is none."""
-    first, second, n_layers = CURVES.index(before), CURVES.index(after), len(mean)
-    found = switch_layer(resampled[..., first], resampled[..., second])
+    n_layers = len(mean)
+    found = switch_layer(*sides(resampled, switch))
     low, high = percentiles(found)
     bounds = {
-        "layer": int(switch_layer(mean[:, first], mean[:, second])),
+        "layer": int(switch_layer(*sides(mean, switch))),
         "low": int(np.floor(low)),
         "high": int(np.ceil(high)),
     }

@@ -32,7 +32,7 @@ def switches() -> pd.DataFrame:
     rows = [
         {"task": task, "query": query, "labels": labels, "switch": switch, "layer": layer, "low": 1, "high": high}
         for task, query, labels in itertools.product([*TASKS, "all"], ("text", "image"), ("right", "shuffled"))
-        for switch, layer, high in (("task over input", 2, 3), ("answer over task", None, None))
+        for switch, layer, high in (("input ends", 2, 3), ("answer over task", None, None))
     ]
     return pd.DataFrame(rows).astype({"layer": "Int64", "low": "Int64", "high": "Int64"})
 

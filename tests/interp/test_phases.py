@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from interp.protocol.phases import CURVES, probabilities, shares, switch_layer
+from interp.protocol.phases import CURVES, probabilities, shares, sides, switch_layer
 
 RISING = np.array([0.0, 0.1, 0.2, 0.6, 0.7, 0.9])
 
@@ -25,6 +25,13 @@ def test_no_phase_ends_where_none_began() -> None:
 def test_a_small_early_crossing_is_no_switch() -> None:
     before = np.array([0.50, 0.49, 0.9, 0.9, 0.1, 0.1])
     assert switch_layer(before, 1 - before) == 4
+
+
+def test_the_input_ends_where_task_and_answer_together_overtake_it() -> None:
+    said_by_both = np.array([[0.9, 0.1, 0.0], [0.4, 0.35, 0.25], [0.3, 0.3, 0.4], [0.3, 0.0, 0.7]])
+    curves = np.concatenate([said_by_both, np.ones((4, 2))], axis=1)  # controls count for nothing
+    assert switch_layer(*sides(curves, "input ends")) == 1
+    assert switch_layer(*sides(curves, "answer over task")) == 2
 
 
 def test_switches_of_many_curves_are_found_at_once() -> None:
