@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 MODULE = "experiments.ensemble_curve"
 TASKS = ("country-capital", "animal-young", "food-color")
-QUICK: dict[str, Any] = {"seeds": (0, 1, 2), "selection_items": 3, "test_items": 6}
+QUICK: dict[str, Any] = {"seeds": (0, 1), "selection_items": 4, "test_items": 5}
 FULL: dict[str, Any] = {"seeds": (0, 1, 2), "selection_items": None, "test_items": None}
 
 
@@ -29,7 +29,7 @@ class Arguments:
     other tasks' vectors. The layer of each is chosen once, at n = shots, on items that are not scored. Bands are
     bootstraps over items and seeds.
 
-    Without options: the bundled VLM, three tasks of 6 test items, three seeds, every second layer.
+    Without options: the bundled VLM, image and text queries, three tasks of 5 test items, two seeds, every third layer.
 
     Example: python -m experiments.ensemble_curve --tasks country-capital animal-young --query text
     """
@@ -38,23 +38,23 @@ class Arguments:
     """The model: bundled (the VLM), bundled-llm, a hub id, or a folder."""
     tasks: Annotated[tuple[str, ...], arg("TASK ...", "one of each family; with --full the six")] = ()
     """Task names, or folders with items.csv and instruction.txt."""
-    query: Annotated[tuple[str, ...], arg("{image,text} ...", "image, or text without images")] = ()
+    query: Annotated[tuple[str, ...], arg("{image,text} ...", "all that apply")] = ()
     """Modality of the query."""
     examples: tuple[int, ...] = (0, 1, 2, 5, 10, 15, 20, 25, 30)
     """Numbers of examples: below --shots, or multiples of it. 0 is the instruction alone, or nothing."""
     shots: int = 5
     """Examples of one context."""
-    seeds: Annotated[tuple[int, ...] | None, arg("INT ...", "0 1 2")] = None
+    seeds: Annotated[tuple[int, ...] | None, arg("INT ...", "0 1; with --full 0 1 2")] = None
     """Seeds of the contexts and of the random vectors."""
-    layers: Annotated[tuple[int, ...] | Literal["all"] | None, arg("{all,INT ...}", "every other; with --full all")] = (
+    layers: Annotated[tuple[int, ...] | Literal["all"] | None, arg("{all,INT ...}", "every third; with --full all")] = (
         None
     )
     """Layers tried on the selection split, counted from 0."""
     template: str = r"Q: {x}\nA: {y}\n\n"
     r"""How an example is written, as in experiments.cross_modal_patch."""
-    selection_items: Annotated[int | None, arg("INT", "3; with --full all")] = None
+    selection_items: Annotated[int | None, arg("INT", "4; with --full all")] = None
     """Most items of a task that choose the layer."""
-    test_items: Annotated[int | None, arg("INT", "6; with --full all")] = None
+    test_items: Annotated[int | None, arg("INT", "5; with --full all")] = None
     """Most items of a task that are scored."""
     full: bool = False
     """All tasks and items. Says beforehand how long it will take."""
@@ -70,12 +70,12 @@ class Arguments:
         return common.protocol_settings(
             self,
             FULL if self.full else QUICK,
-            layer_step=2,
+            layer_step=3,
             source_models=(self.model,),
             tasks=tasks,
             wrong_tasks=tasks if len(tasks) > 1 else (),
             sources=("text", "instruction"),
-            queries=self.query or (("image",) if takes_images else ("text",)),
+            queries=self.query or (("image", "text") if takes_images else ("text",)),
             contexts=1,
         )
 

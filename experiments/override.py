@@ -49,8 +49,10 @@ class Arguments:
     letter, plural, once, lovely. A task may be a folder too."""
     source: tuple[str, ...] = ("text", "instruction")
     """What the vector is read from: text, image (examples), instruction. VQA files have only instructions."""
-    question: str = "instruction"
-    """How the query carries its own question: as an instruction, or by text examples (instruction, examples)."""
+    question: Annotated[
+        str | None, _arg("{instruction,examples}", "instruction; for the bundled pair, which follows none, examples")
+    ] = None
+    """How the query carries its own question: as an instruction, or by text examples."""
     query: str = "image"
     """The query: image or text."""
     shots: int = 5
@@ -87,12 +89,15 @@ class Arguments:
 
     def settings(self) -> "OverrideSettings":
         """The protocol's settings."""
+        from interp.models.loading import BUNDLED
         from interp.protocol.override_settings import OverrideSettings
 
         preset = FULL if self.full else QUICK
         own = {name: getattr(self, name, None) for name in OverrideSettings.__dataclass_fields__}
         given = {name: value for name, value in own.items() if value is not None}
-        return OverrideSettings(**preset | given | {"sources": self.source})
+        follows = self.questions or self.model not in BUNDLED  # questions of files have no examples
+        question = {"question": "instruction" if follows else "examples"}
+        return OverrideSettings(**preset | question | given | {"sources": self.source})
 
 
 def main(arguments: Arguments) -> None:

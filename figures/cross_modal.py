@@ -316,7 +316,8 @@ def _source_legend(
         for s in sources
     ]
     handles += [Line2D([], [], color="#444444", linestyle=style, linewidth=0.9, label=label) for label, style in extra]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5), frameon=False)
+    columns = max(1, min(len(handles), 5, int(figure.get_figwidth() / 1.9)))  # the longest label takes 1.9 inches
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def _ordered(values: pd.Series, order: Sequence[str] | dict[str, str]) -> list[str]:

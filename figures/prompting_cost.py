@@ -5,6 +5,7 @@ from itertools import cycle
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
 
 _GRID = {"color": "#E2E2E2", "linewidth": 0.6}
 _COLOURS = {"prompt": "#D55E00", "patch": "#0072B2", "extract": "#888888"}
@@ -32,6 +33,9 @@ def seconds(table: pd.DataFrame) -> Figure:
                 ax.vlines(line["examples"], line["low"], line["high"], color=colour, linewidth=1)
                 ax.plot(line["examples"], line["seconds"], style, color=colour, marker="o", markersize=4)
         ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter(NullFormatter())
     axes[0].set_ylabel("seconds a query")
     handles = [Line2D([], [], color=_COLOURS[m], marker="o", label=_LABELS[m]) for m in _COLOURS]
     handles += [
@@ -55,7 +59,7 @@ def memory(table: pd.DataFrame) -> Figure:
         for method, colour in _COLOURS.items():
             line = _line(one, modality, method)
             ax.plot(line["examples"], line["above_mb"], color=colour, marker="o", markersize=4)
-        ax.set_ylim(bottom=0)
+    axes[0].set_ylim(0, 1.05 * one["above_mb"].max())  # of all panels, which share the axis
     axes[0].set_ylabel("peak above the loaded model, MiB")
     handles = [Line2D([], [], color=_COLOURS[m], marker="o", label=_LABELS[m]) for m in _COLOURS]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)

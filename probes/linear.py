@@ -180,17 +180,22 @@ def folds_of(
 
 
 def predict(folds: Sequence[Fold], labels: Shaped[np.ndarray, " N"]) -> Shaped[np.ndarray, " N"]:
-    """Every state's label as predicted by the probe of its fold. Where only one label is to be learnt, it is that."""
+    """Every state's label as predicted by the probe of its fold. Where only one label is to be learnt, it is that.
+
+    One thread: a step of so small a problem is shorter than handing it to others.
+    """
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
     predicted = labels.copy()
-    for fold in folds:
-        learnt = labels[fold.learnt]
-        if len(np.unique(learnt)) < 2:
-            predicted[fold.held_out] = learnt[0]
-            continue
-        model = LogisticRegression(C=STRENGTH, max_iter=2000).fit(fold.learnt_features, learnt)
-        predicted[fold.held_out] = model.predict(fold.held_out_features)
+    with threadpool_limits(1):
+        for fold in folds:
+            learnt = labels[fold.learnt]
+            if len(np.unique(learnt)) < 2:
+                predicted[fold.held_out] = learnt[0]
+                continue
+            model = LogisticRegression(C=STRENGTH, max_iter=2000).fit(fold.learnt_features, learnt)
+            predicted[fold.held_out] = model.predict(fold.held_out_features)
     return predicted
 
 

@@ -152,9 +152,7 @@ def _curve_rows(
     ]
 
 
-def _switch(
-    mean: Float[np.ndarray, "L 5"], resampled: Float[np.ndarray, "R L 5"], switch: str
-) -> dict[str, Any]:
+def _switch(mean: Float[np.ndarray, "L 5"], resampled: Float[np.ndarray, "R L 5"], switch: str) -> dict[str, Any]:
     """The switch's layer with its interval; missing where there is none."""
     n_layers = len(mean)
     found = switch_layer(*sides(resampled, switch))

@@ -35,8 +35,22 @@ def run(argv: Sequence[object]) -> int:
     return common.run(ensemble_curve.Arguments, ensemble_curve.main, module=ensemble_curve.MODULE, argv=given)
 
 
-def arguments(place: Place, out: Path, *more: object) -> list[object]:
-    given = ["--model", place.vlm, "--tasks", place.kinds, place.colours, "--out", out, "--shots", 2, "--seeds", 0, 1]
+def arguments(place: Place, out: Path, *more: object, query: Sequence[str] = ("--query", "image")) -> list[object]:
+    given = [
+        *query,
+        "--model",
+        place.vlm,
+        "--tasks",
+        place.kinds,
+        place.colours,
+        "--out",
+        out,
+        "--shots",
+        2,
+        "--seeds",
+        0,
+        1,
+    ]
     return [*given, "--examples", 0, 1, 2, 6, "--layers", 1, 3, "--dtype", "float64", *more]
 
 
@@ -176,7 +190,8 @@ def test_bad_input_is_one_sentence(
 
 
 def test_language_model_alone_is_asked_text(place: Place, tmp_path: Path) -> None:
-    assert run([*arguments(place, tmp_path / "out"), "--model", place.llm, "--examples", 0, 2, "--seeds", 0]) == 0
+    given = arguments(place, tmp_path / "out", "--model", place.llm, "--examples", 0, 2, "--seeds", 0, query=())
+    assert run(given) == 0
     assert set(pd.read_csv(tmp_path / "out" / "rates.csv")["query"]) == {"text"}
 
 

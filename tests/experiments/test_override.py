@@ -215,6 +215,13 @@ def test_question_by_examples_and_image_examples(place: Place, tmp_path: Path) -
     assert set(answers_of(tmp_path / "out")["source"]) == {"", "image"}
 
 
+def test_only_the_bundled_pair_shows_its_question_by_examples_unless_told() -> None:
+    told = {"model": "bundled-llm", "question": "instruction"}
+    files = {"questions": (Path("questions.json"),)}
+    found = [override.Arguments(**given).settings().question for given in ({}, {"model": "org/other"}, told, files)]
+    assert found == ["examples", "instruction", "instruction", "instruction"]
+
+
 def test_vqa_files_have_questions_of_their_own(place: Place, tmp_path: Path) -> None:
     files = Files(tmp_path / "set", pictures=12)
     more = [*files.options, "--source", "instruction", "--kinds", "semantic", "creative"]
