@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MODULE = "experiments.robustness"
 TASKS = ("country-capital", "animal-young", "food-color")
-QUICK: dict[str, Any] = {"seeds": (0,), "contexts": 2, "selection_items": 4, "test_items": 4}
+QUICK: dict[str, Any] = {"seeds": (0,), "contexts": 2, "selection_items": 3, "test_items": 4}
 FULL: dict[str, Any] = {"seeds": (0, 1, 2), "contexts": 5, "selection_items": None, "test_items": None}
 TEMPLATES = (r"Q: {x}\nA: {y}\n\n", r"Input: {x}\nOutput: {y}\n\n", r"{x}: {y}\n", r"{x} -> {y}\n")
 VARIED: dict[str, tuple[Any, ...]] = {
@@ -100,7 +100,7 @@ class Arguments:
         tuple[int, ...] | Literal["all"] | None, arg("{all,INT ...}", "every fourth; with --full all")
     ] = None
     """Layers tried on the selection split, counted from 0."""
-    selection_items: Annotated[int | None, arg("INT", "4; with --full all")] = None
+    selection_items: Annotated[int | None, arg("INT", "3; with --full all")] = None
     """Most items of a task that choose the layer."""
     test_items: Annotated[int | None, arg("INT", "4; with --full all")] = None
     """Most items of a task that are scored."""
