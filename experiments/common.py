@@ -107,14 +107,17 @@ def remarks_on(console: "Console") -> Iterator[None]:
         logger.setLevel(level)
 
 
-def protocol_settings(arguments: Any, preset: Mapping[str, Any], *, layer_step: int, **given: Any) -> "Settings":
+def protocol_settings(
+    arguments: Any, preset: Mapping[str, Any], *, second_half: bool = False, **given: Any
+) -> "Settings":
     """The protocol's settings from a command line, with the defaults of a quick or a full run filled in.
 
     Args:
         arguments: a dataclass with fields model, shots, on_error, loading, layers, full, and those of the preset; what
             it has of template, max_new_tokens and backend is taken as well.
         preset: the values of options that were not given.
-        layer_step: which layers a quick run tries when none were given; a full one tries all.
+        second_half: whether a quick run tries every other layer of the second half alone when none were given, instead
+            of every other layer; a full one tries all.
         given: everything else.
     """
     from interp.protocol.settings import Settings
@@ -123,10 +126,12 @@ def protocol_settings(arguments: Any, preset: Mapping[str, Any], *, layer_step: 
     chosen = {name: getattr(arguments, name) for name in taken if hasattr(arguments, name)}
     chosen |= {name: preset[name] if getattr(arguments, name) is None else getattr(arguments, name) for name in preset}
     layers = arguments.layers
+    quick = layers is None and not arguments.full
     return Settings(
         **chosen | given,
         layers=layers if isinstance(layers, tuple) else (),
-        layer_step=layer_step if layers is None and not arguments.full else 1,
+        layer_step=2 if quick else 1,
+        second_half=second_half and quick,
     )
 
 

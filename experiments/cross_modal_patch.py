@@ -90,7 +90,6 @@ class Arguments:
         return common.protocol_settings(
             self,
             FULL if self.full else QUICK,
-            layer_step=2,
             source_models=self.source_model,
             tasks=self.tasks,
             wrong_tasks=self.wrong_tasks,

@@ -29,7 +29,8 @@ class Arguments:
     other tasks' vectors. The layer of each is chosen once, at n = shots, on items that are not scored. Bands are
     bootstraps over items and seeds.
 
-    Without options: the bundled VLM, image and text queries, three tasks of 5 test items, two seeds, every third layer.
+    Without options: the bundled VLM, image and text queries, three tasks of 5 test items, two seeds; patched
+    at every other layer of the second half.
 
     Example: python -m experiments.ensemble_curve --tasks country-capital animal-young --query text
     """
@@ -46,9 +47,9 @@ class Arguments:
     """Examples of one context."""
     seeds: Annotated[tuple[int, ...] | None, arg("INT ...", "0 1; with --full 0 1 2")] = None
     """Seeds of the contexts and of the random vectors."""
-    layers: Annotated[tuple[int, ...] | Literal["all"] | None, arg("{all,INT ...}", "every third; with --full all")] = (
-        None
-    )
+    layers: Annotated[
+        tuple[int, ...] | Literal["all"] | None, arg("{all,INT ...}", "every other of the second half; with --full all")
+    ] = None
     """Layers tried on the selection split, counted from 0."""
     template: str = r"Q: {x}\nA: {y}\n\n"
     r"""How an example is written, as in experiments.cross_modal_patch."""
@@ -70,7 +71,7 @@ class Arguments:
         return common.protocol_settings(
             self,
             FULL if self.full else QUICK,
-            layer_step=3,
+            second_half=True,
             source_models=(self.model,),
             tasks=tasks,
             wrong_tasks=tasks if len(tasks) > 1 else (),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from interp.protocol.override_settings import OverrideSettings
 
 MODULE = "experiments.override"
-QUICK: dict[str, Any] = {"contexts": 4, "selection_items": 4, "test_items": 8, "layer_step": 3}
+QUICK: dict[str, Any] = {"contexts": 4, "selection_items": 6, "test_items": 8, "layer_step": 2, "second_half": True}
 FULL: dict[str, Any] = {"contexts": 10, "selection_items": 20, "test_items": 100, "layer_step": 1}
 
 
@@ -61,9 +61,9 @@ class Arguments:
     """Contexts averaged in a vector of examples."""
     seed: int = 0
     """Seed of the contexts and of the random vectors."""
-    layers: Annotated[tuple[int, ...], _arg("INT ...", "every third; with --full all")] = ()
+    layers: Annotated[tuple[int, ...], _arg("INT ...", "every other of the second half; with --full all")] = ()
     """Layers tried on the selection split, counted from 0."""
-    selection_items: Annotated[int | None, _arg("INT", "4; with --full 20")] = None
+    selection_items: Annotated[int | None, _arg("INT", "6; with --full 20")] = None
     """Most conflicts of a set that choose the layer."""
     test_items: Annotated[int | None, _arg("INT", "8; with --full 100")] = None
     """Most conflicts of a set that are scored."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MODULE = "experiments.robustness"
 TASKS = ("country-capital", "animal-young", "food-color")
-QUICK: dict[str, Any] = {"seeds": (0,), "contexts": 2, "selection_items": 3, "test_items": 4}
+QUICK: dict[str, Any] = {"seeds": (0,), "contexts": 2, "selection_items": 6, "test_items": 4}
 FULL: dict[str, Any] = {"seeds": (0, 1, 2), "contexts": 5, "selection_items": None, "test_items": None}
 TEMPLATES = (r"Q: {x}\nA: {y}\n\n", r"Input: {x}\nOutput: {y}\n\n", r"{x}: {y}\n", r"{x} -> {y}\n")
 VARIED: dict[str, tuple[Any, ...]] = {
@@ -62,7 +62,8 @@ class Arguments:
     words. number: demonstrations of a context. labels: a share of them wrong. strength: replace and add, times a
     factor. Each has its reference, bare queries, the majority answer, random and other tasks' vectors beside it.
 
-    Without options: the bundled VLM, three tasks of 4 test items, one seed, every fourth layer, fewer conditions.
+    Without options: the bundled VLM, three tasks of 4 test items, one seed, every other layer of the second half, fewer
+    conditions.
 
     Example: python -m experiments.robustness --parts template strength --tasks country-capital animal-young
     """
@@ -97,10 +98,10 @@ class Arguments:
     seeds: Annotated[tuple[int, ...] | None, arg("INT ...", "0; with --full 0 1 2")] = None
     """Seeds of contexts, noise and random vectors."""
     layers: Annotated[
-        tuple[int, ...] | Literal["all"] | None, arg("{all,INT ...}", "every fourth; with --full all")
+        tuple[int, ...] | Literal["all"] | None, arg("{all,INT ...}", "every other of the second half; with --full all")
     ] = None
     """Layers tried on the selection split, counted from 0."""
-    selection_items: Annotated[int | None, arg("INT", "3; with --full all")] = None
+    selection_items: Annotated[int | None, arg("INT", "6; with --full all")] = None
     """Most items of a task that choose the layer."""
     test_items: Annotated[int | None, arg("INT", "4; with --full all")] = None
     """Most items of a task that are scored."""
@@ -126,7 +127,7 @@ class Arguments:
         return common.protocol_settings(
             self,
             FULL if self.full else QUICK,
-            layer_step=4,
+            second_half=True,
             source_models=(self.model,),
             tasks=tasks,
             wrong_tasks=tasks if len(tasks) > 1 else (),

@@ -22,6 +22,7 @@ from interp.prompts import Prompt, Specification, Template, render
 from interp.protocol.contexts import Context, content, draw, examples_of, picture, source_prompts
 from interp.protocol.override_settings import OverrideSettings
 from interp.protocol.plan import longest_answer
+from interp.protocol.settings import every
 from interp.tasks import Item, Task
 from interp.tasks.conflicts import Conflict, ConflictSet
 
@@ -44,7 +45,7 @@ class OverrideInputs:
         """
         self.settings, self.sets, self.model = settings, list(sets), model
         self.template = Template.parse(settings.template)
-        self.layers = settings.layers or tuple(range(0, model.n_layers, settings.layer_step))
+        self.layers = settings.layers or every(settings.layer_step, model.n_layers, second_half=settings.second_half)
         self.skipped: list[str] = []
         self._decoded: dict[Path | None, bool] = {}
         self._chosen: dict[tuple[str, str], list[Conflict]] = {}

@@ -28,7 +28,7 @@ class OverrideSettings:
         sets: names of the sets; empty for all of the kinds.
         question: how the query carries its own question: as an instruction, or by text examples.
         query: modality of the query.
-        layers, layer_step: layers tried; empty is every `layer_step`-th one, from the first.
+        layers, layer_step, second_half: layers tried, as in the protocol's settings.
         selection_items, test_items: most conflicts of a set; None is all.
         judge: a model that judges every answer too; empty for none.
         judge_template: its prompt; empty for that of :mod:`interp.judging`.
@@ -51,6 +51,7 @@ class OverrideSettings:
     judge_template: str = ""
     on_error: str = "stop"
     layer_step: int = 2
+    second_half: bool = False
     loading: LoadOptions = field(default_factory=LoadOptions)
 
     def __post_init__(self) -> None:

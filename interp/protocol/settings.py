@@ -30,7 +30,8 @@ class Settings:
         shots: complete demonstrations a single vector, and a prompt, has seen.
         contexts: contexts averaged in a mean vector.
         seeds: each draws its own contexts and random control vectors.
-        layers: blocks that are tried on the selection split; empty is every `layer_step`-th one, from the first.
+        layers: blocks that are tried on the selection split; empty is every `layer_step`-th one, from the first; with
+            `second_half` without those of the first half, where few patches do anything.
         selection_items, test_items: most queries a task may have in a split; None is all of them.
         template: how an example is written, with {x} for the input and {y} for the output. Luo et al. write no space
             before either; SmolLM2, whose tokens begin with the space, then hardly knows the names (9 of 22 well-known
@@ -52,6 +53,7 @@ class Settings:
     seeds: tuple[int, ...] = (0,)
     layers: tuple[int, ...] = ()
     layer_step: int = 1
+    second_half: bool = False
     selection_items: int | None = 8
     test_items: int | None = 12
     template: str = "Q: {x}\nA: {y}\n\n"
@@ -117,7 +119,7 @@ class Settings:
             source_models=self.source_models or tuple(filter(None, (self.model, llm))),
             sources=self.sources or tuple(s for s in SOURCES if takes_images or s != "image"),
             queries=self.queries or tuple(q for q in QUERIES if takes_images or q != "image"),
-            layers=self.layers or tuple(range(0, n_layers, self.layer_step)),
+            layers=self.layers or every(self.layer_step, n_layers, second_half=self.second_half),
         )
 
     def config(self) -> dict[str, Any]:
@@ -126,7 +128,12 @@ class Settings:
         Backends agree to rounding, which can turn a near tie, so one run is not continued with another backend. The
         default is left out: a configuration that names no backend was run with our hooks.
         """
-        elsewhere = {"on_error", "layer_step", "loading"}  # how it runs; what the layers tell; said below
+        elsewhere = {
+            "on_error",
+            "layer_step",
+            "second_half",
+            "loading",
+        }  # how it runs; what the layers tell; said below
         if self.backend == HOOKS:
             elsewhere.add("backend")
         decisive = {
@@ -135,6 +142,11 @@ class Settings:
             if name not in elsewhere
         }
         return decisive | self.loading.config()
+
+
+def every(step: int, n_layers: int, *, second_half: bool = False) -> tuple[int, ...]:
+    """Every `step`-th layer, from the first; with `second_half` those that, or whose successors, are in it."""
+    return tuple(layer for layer in range(0, n_layers, step) if not second_half or layer + step > n_layers // 2)
 
 
 def known(option: str, given: Iterable[str], accepted: tuple[str, ...]) -> None:

@@ -367,7 +367,7 @@ def test_time_is_estimated_from_a_conflict_of_each_form(
 
 def test_full_has_more_conflicts_contexts_and_layers() -> None:
     quick, full = override.Arguments().settings(), override.Arguments(full=True, test_items=7).settings()
-    assert (quick.layer_step, full.layer_step) == (2, 1)
+    assert (quick.layer_step, full.layer_step, quick.second_half, full.second_half) == (2, 1, True, False)
     assert quick.contexts < full.contexts
     assert quick.selection_items < full.selection_items
-    assert (quick.test_items, full.test_items) == (12, 7)  # what is given goes before
+    assert (quick.test_items, full.test_items) == (8, 7)  # what is given goes before
