@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from experiments import common, cost
+from experiments import cost
 from interp.errors import CrosstaskError
 from interp.models.base import load_model
 from interp.protocol.prompting_cost import Case, CostSettings, Unit, forecast, work_of
 from interp.protocol.prompting_memory import MemoryMeter
 from interp.tasks import load_task
-from tests.places import Place, killed, refuses
+from tests.places import Place, killed, refuses, start
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +23,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return Place(tmp_path_factory.mktemp("place"))
 
 
-def run(argv: Sequence[object]) -> int:
-    return common.run(cost.Arguments, cost.main, module=cost.MODULE, argv=list(map(str, argv)))
+run = partial(start, cost)
 
 
 def arguments(place: Place, out: Path, *more: object) -> list[object]:

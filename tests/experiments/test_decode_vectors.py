@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import shutil
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from experiments import common, decode_vectors
+from experiments import decode_vectors
 from interp.lens import first_token_ids, project, word_token_ids
 from interp.models.base import load_model
 from interp.prompts import Template
@@ -22,7 +22,7 @@ from interp.protocol.words import report_layers
 from interp.tasks import load_task
 from interp.vectors import extract
 from tests import tiny
-from tests.places import Place
+from tests.places import Place, refuses, start
 
 TABLES = ("tokens.csv", "ranks.csv", "words.csv", "summary.csv")
 VECTORS = [
@@ -52,8 +52,7 @@ def arguments(place: Place, out: Path, *more: object) -> list[str]:
     return list(map(str, [*given, *more]))
 
 
-def run(argv: Sequence[str]) -> int:
-    return common.run(decode_vectors.Arguments, decode_vectors.main, module=decode_vectors.MODULE, argv=argv)
+run = partial(start, decode_vectors)
 
 
 @pytest.fixture(scope="module")
@@ -206,9 +205,7 @@ def test_one_task_and_a_language_model_alone(place: Place, tmp_path: Path) -> No
 def test_bad_input_is_one_sentence(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[object], said: str
 ) -> None:
-    assert run(arguments(place, tmp_path / "out", *more)) == 2
-    assert re.search(said, capsys.readouterr().err)
-    assert not (tmp_path / "out").exists()  # so that the mended command finds no other run there
+    refuses(decode_vectors, arguments(place, tmp_path / "out", *more), said, capsys, tmp_path / "out")
 
 
 def test_base_of_another_shape_is_refused(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

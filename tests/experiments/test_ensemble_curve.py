@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from experiments import common, ensemble_curve
+from experiments import ensemble_curve
 from interp.decoding import Generation
 from interp.models.base import Model, load_model
 from interp.patching import generate
@@ -19,7 +20,7 @@ from interp.protocol.study import Unit
 from interp.tasks import Task, load_task
 from interp.vectors import extract
 from tests import tiny
-from tests.places import Place, answers, killed, refuses
+from tests.places import Place, answers, killed, refuses, start
 
 TABLES = ("rates.csv", "comparisons.csv", "layers.csv", "layer_curves.csv", "predictions.jsonl")
 TEMPLATE = Template.parse(ensemble_curve.Arguments().template)
@@ -30,9 +31,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return Place(tmp_path_factory.mktemp("place"))
 
 
-def run(argv: Sequence[object]) -> int:
-    given = list(map(str, argv))
-    return common.run(ensemble_curve.Arguments, ensemble_curve.main, module=ensemble_curve.MODULE, argv=given)
+run = partial(start, ensemble_curve)
 
 
 def arguments(place: Place, out: Path, *more: object, query: Sequence[str] = ("--query", "image")) -> list[object]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import common, override
+from experiments import override
 from interp.judging import ModelJudge
 from interp.models.base import load_model
 from interp.patching import generate
@@ -25,7 +25,7 @@ from interp.runs import Run
 from interp.tasks import load_task
 from interp.tasks.conflicts import task_sets
 from interp.vectors import extract, mean
-from tests.places import Place
+from tests.places import Place, start
 from tests.vqa_sets import Files
 
 SETS = ["food-color:food-flavor", "food-color:food-color.upper", "country-capital:country-capital.once"]
@@ -38,9 +38,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return Place(tmp_path_factory.mktemp("place"))
 
 
-def run(argv: Sequence[object]) -> int:
-    given = list(map(str, argv))
-    return common.run(override.Arguments, override.main, module=override.MODULE, argv=given)
+run = partial(start, override)
 
 
 def arguments(place: Place, out: Path, *more: object) -> list[object]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
-from experiments import common, robustness
+from experiments import robustness
 from interp.models.base import Model, load_model
 from interp.patching import generate
 from interp.prompts import Example, Specification, Template, render
@@ -19,7 +20,7 @@ from interp.protocol.noise import noisy
 from interp.protocol.variations import with_usable_templates
 from interp.tasks import Task, load_task
 from interp.vectors import extract
-from tests.places import Place, answers, killed, refuses
+from tests.places import Place, answers, killed, refuses, start
 
 TABLES = ("rates.csv", "comparisons.csv", "layers.csv", "layer_curves.csv", "predictions.jsonl")
 TEMPLATES = (r"Q: {x}\nA: {y}\n\n", r"{x}: {y}\n")
@@ -30,9 +31,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return Place(tmp_path_factory.mktemp("place"))
 
 
-def run(argv: Sequence[object]) -> int:
-    given = list(map(str, argv))
-    return common.run(robustness.Arguments, robustness.main, module=robustness.MODULE, argv=given)
+run = partial(start, robustness)
 
 
 def arguments(place: Place, out: Path, *more: object) -> list[object]:

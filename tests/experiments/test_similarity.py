@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -19,7 +19,7 @@ from interp.tasks import load_task
 from interp.vectors import extract
 from probes.similarity import cka
 from tests import tiny
-from tests.places import Place, make_task
+from tests.places import Place, make_task, start
 
 TABLES = ("choice", "layers", "cosines", "cka", "chosen_layers", "chosen_cka")
 
@@ -38,8 +38,7 @@ def arguments(place: Place, out: Path, *more: object) -> list[str]:
     return list(map(str, [*given, "--dtype", "float64", *more]))
 
 
-def run(argv: Sequence[str]) -> int:
-    return common.run(similarity.Arguments, similarity.main, module=similarity.MODULE, argv=argv)
+run = partial(start, similarity)
 
 
 @pytest.fixture(scope="module")

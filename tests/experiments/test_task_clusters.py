@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import silhouette_score
 
-from experiments import common, task_clusters
+from experiments import task_clusters
 from interp.models.base import load_model
 from interp.prompts import Template
 from interp.protocol.contexts import source_prompts
@@ -20,7 +20,7 @@ from interp.tasks import load_task
 from interp.vectors import extract
 from probes.task_clusters import ClusterSettings
 from tests import tiny
-from tests.places import Place, make_task
+from tests.places import Place, make_task, start
 
 TABLES = ("choice", "clusters", "cosines", "probes", "projection", "chosen_clusters", "chosen_probes", "chosen_cosines")
 
@@ -39,8 +39,7 @@ def arguments(place: Place, out: Path, *more: object) -> list[str]:
     return list(map(str, [*given, "--dtype", "float64", *more]))
 
 
-def run(argv: Sequence[str]) -> int:
-    return common.run(task_clusters.Arguments, task_clusters.main, module=task_clusters.MODULE, argv=argv)
+run = partial(start, task_clusters)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +14,7 @@ from experiments import common, cross_modal_patch, transfer_table
 from interp.models.pairs import agreement, matched, mismatched
 from interp.runs import Run
 from interp.vectors import TaskVectors
-from tests.places import Place, answers, refuses
+from tests.places import Place, answers, refuses, start
 
 TABLES = ("rates.csv", "comparisons.csv", "layers.csv", "image_queries.csv", "templates.csv", "predictions.jsonl")
 TEMPLATES = (r"Q: {x}\nA: {y}\n\n", r"Input: {x}\nOutput: {y}\n\n")
@@ -25,9 +25,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return Place(tmp_path_factory.mktemp("place"))
 
 
-def run(argv: Sequence[object]) -> int:
-    given = list(map(str, argv))
-    return common.run(transfer_table.Arguments, transfer_table.main, module=transfer_table.MODULE, argv=given)
+run = partial(start, transfer_table)
 
 
 def arguments(place: Place, out: Path, *more: object) -> list[object]:

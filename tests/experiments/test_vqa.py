@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +20,7 @@ from interp.protocol.vqa import VqaWork, load_types
 from interp.tasks.vqa import vqa_accuracy
 from interp.vectors import TaskVectors
 from tests import tiny
-from tests.places import Place
+from tests.places import Place, start
 from tests.vqa_sets import COLOURS, Files, easy_wheel
 
 TABLES = ("accuracy", "comparisons", "summary", "layers", "sweep")
@@ -36,9 +36,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     return Files(tmp_path_factory.mktemp("files"))
 
 
-def run(argv: Sequence[object]) -> int:
-    given = list(map(str, argv))
-    return common.run(vqa.Arguments, vqa.main, module=vqa.MODULE, argv=given)
+run = partial(start, vqa)
 
 
 def arguments(place: Place, out: Path, *more: object) -> list[object]:
