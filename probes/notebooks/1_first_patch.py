@@ -130,7 +130,8 @@ plt.show()
 
 # %% [markdown]
 # Early layers know nothing of the task yet. Late ones have already turned it into the answer about *Poland*, and the
-# patch brings that answer along. In between there is a band of layers in which the vector says only what is wanted.
+# patch brings that answer along. In between there are layers, in this model hardly more than one, in which the vector
+# says only what is wanted.
 #
 # ## Is it better than asking?
 #

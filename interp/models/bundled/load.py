@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -102,8 +105,21 @@ def _checked_manifest(folder: Path) -> dict:
     return manifest
 
 
+@contextmanager
+def _unsaid(package: str) -> Iterator[None]:
+    """Leaves out what a package logs below errors."""
+    logger = logging.getLogger(package)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def _merged(model: LlavaForConditionalGeneration, adapter: Path) -> LlavaForConditionalGeneration:
-    from peft import PeftModel
+    with _unsaid("bitsandbytes"):  # which PEFT imports, and which speaks of kernels that only quantised weights need
+        from peft import PeftModel
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # PEFT asks for it
