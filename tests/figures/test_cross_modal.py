@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from figures import cross_modal
 from interp.protocol import tables as protocol_tables
@@ -76,12 +77,12 @@ def test_no_legend_lies_over_data() -> None:
 
 
 def test_title_of_a_narrow_figure_is_not_cut() -> None:
-    figure = plt.figure(figsize=(7.3, 4))
+    figure = Figure(figsize=(7.3, 4), layout="constrained")
     text = (
         "Methods compared, mean over tasks (test split, 2 seeds; bars: 95 % Wilson intervals, each item counted once)"
     )
     cross_modal._title(figure, text)
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     assert figure._suptitle is not None
     title = figure._suptitle.get_window_extent()
     assert figure.bbox.x0 < title.x0 < title.x1 < figure.bbox.x1
