@@ -12,6 +12,11 @@ from interp.models.base import Model
 from tests import tiny
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first, so that no process is left with one of them at the end."""
+    items.sort(key=lambda item: "slow" not in item.keywords)
+
+
 @pytest.fixture(scope="session")
 def llava() -> Model:
     """A tiny vision-language model in float64."""
