@@ -8,12 +8,12 @@ STAMP := $(VENV)/.installed
 
 help:
 	@echo "make demo       cross-modal patching with the bundled pair of models: about 5 minutes on two cores"
-	@echo "make test       the test suite: about 5 minutes on two cores"
+	@echo "make test       the test suite: about 11 minutes on two cores"
 	@echo "make lint       ruff and mypy"
 	@echo "make docs       write the tables of docs/ again and build the site, build/site/index.html: about 4 minutes"
 	@echo "make site       build the site alone, offline"
 	@echo "make bench      speed beside nnsight, TransformerBridge, pyvene and plain forwards: about 50 minutes on two cores"
-	@echo "make notebooks  run every notebook in probes/notebooks and write it again: about 5 minutes"
+	@echo "make notebooks  run every notebook in probes/notebooks and write it again: about 6 minutes"
 	@echo "make clean      remove .venv and caches; results and run folders stay"
 
 $(STAMP): pyproject.toml constraints.txt
