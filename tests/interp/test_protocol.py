@@ -12,7 +12,7 @@ from interp.errors import CrosstaskError
 from interp.models.options import LoadOptions
 from interp.protocol import tables
 from interp.protocol.contexts import draw, shuffle_labels
-from interp.protocol.settings import Settings
+from interp.protocol.settings import Settings, every
 from interp.statistics import wilson
 from interp.tasks import Item
 
@@ -175,3 +175,10 @@ def test_config_holds_what_decides_the_numbers_and_nothing_of_the_machine() -> N
     config = Settings(model="m", loading=LoadOptions(device="cuda"), tasks=(str(Path("a")),)).config()
     assert config["tasks"] == ["a"]
     assert "device" not in config
+
+
+def test_second_half_of_the_layers_has_those_of_the_whole_grid() -> None:
+    assert every(2, 30) == tuple(range(0, 30, 2))
+    assert every(2, 30, second_half=True) == (14, 16, 18, 20, 22, 24, 26, 28)
+    assert every(1, 4, second_half=True) == (2, 3)
+    assert every(2, 1, second_half=True) == every(2, 2, second_half=True) == (0,)  # never none
