@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from experiments import common
+from experiments.common import arg
 
 if TYPE_CHECKING:
     from experiments.benchmark.tables import BenchmarkTables
@@ -28,9 +29,9 @@ class Arguments:
     Example: python -m experiments.bench --workloads sweep_bare sweep_long --peers ours bare plain nnsight
     """
 
-    workloads: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="(default: all)")] = ()
+    workloads: Annotated[tuple[str, ...], arg("NAME ...", "all")] = ()
     """Which work."""
-    peers: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="(default: all)")] = ()
+    peers: Annotated[tuple[str, ...], arg("NAME ...", "all")] = ()
     """Who does it."""
     repeats: int = 5
     """Measurements of each peer, interleaved."""
@@ -47,9 +48,9 @@ class Arguments:
     """The vision-language model, which does everything but capture_text."""
     text_model: str = "bundled-llm"
     """The language model."""
-    tasks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TASK ...", help_behavior_hint="(default: the six)")] = ()
+    tasks: Annotated[tuple[str, ...], arg("TASK ...", "the six")] = ()
     """Task names, or folders with items.csv and instruction.txt."""
-    threads: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one a core)")] = None
+    threads: Annotated[int | None, arg("N", "one a core")] = None
     """Threads of PyTorch, the same for all."""
     memory: bool = True
     """Measure the peak memory of a capture, in processes of its own."""
@@ -61,9 +62,7 @@ class Arguments:
     """Seed of the draws."""
     template: str = r"Q: {x}\nA: {y}\n\n"
     r"""How an example is written, as in experiments.cross_modal_patch."""
-    out: Annotated[
-        Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(default: runs/bench/<model>, or .../smoke)")
-    ] = None
+    out: Annotated[Path | None, arg("FOLDER", "runs/bench/<model>, or .../smoke")] = None
     """Folder of the run. The same command continues a killed run."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps."""

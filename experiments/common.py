@@ -35,6 +35,9 @@ Loading: TypeAlias = Annotated[LoadOptions, tyro.conf.arg(name="")]
 Arguments = TypeVar("Arguments")
 
 
+ONE_OF_EACH_FAMILY = ("country-capital", "animal-young", "food-color")
+
+
 def arg(metavar: str, default: str) -> Any:
     """An option whose default depends on others: help shows in words what it is."""
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
@@ -133,6 +136,17 @@ def protocol_settings(
         layer_step=2 if quick else 1,
         second_half=second_half and quick,
     )
+
+
+def chosen_tasks(arguments: Any) -> dict[str, tuple[str, ...]]:
+    """Settings `tasks` and `wrong_tasks`: what was given, or one task of each family, or with --full all (empty).
+
+    Args:
+        arguments: a dataclass with fields tasks, full and perhaps wrong_tasks.
+    """
+    tasks = arguments.tasks or (() if arguments.full else ONE_OF_EACH_FAMILY)
+    wrong = getattr(arguments, "wrong_tasks", ()) or (tasks if len(tasks) > 1 else ())
+    return {"tasks": tasks, "wrong_tasks": wrong}
 
 
 def run_folder(arguments: Any, experiment: str) -> Path:

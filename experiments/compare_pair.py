@@ -4,9 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
 from experiments import common
+from experiments.common import arg
 
 MODULE = "experiments.compare_pair"
 
@@ -24,13 +23,11 @@ class Arguments:
 
     target: str = "bundled"
     """The model that vectors would be patched into: bundled, bundled-llm, a hub id, or a folder."""
-    source: Annotated[
-        str, tyro.conf.arg(metavar="MODEL", help_behavior_hint="(default: the target's known base LLM)")
-    ] = ""
+    source: Annotated[str, arg("MODEL", "the target's known base LLM")] = ""
     """The model that they are read from."""
-    layer_map: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...", help_behavior_hint="(default: none)")] = ()
+    layer_map: Annotated[tuple[int, ...], arg("INT ...", "none")] = ()
     """The source layer for each target layer, when the depths differ."""
-    tasks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TASK ...", help_behavior_hint="(default: the six)")] = ()
+    tasks: Annotated[tuple[str, ...], arg("TASK ...", "the six")] = ()
     """Task names, or folders with items.csv and instruction.txt; at least two."""
     source_modality: str = "text"
     """How the source is given the task: text, image or instruction."""
@@ -46,7 +43,7 @@ class Arguments:
     r"""How an example is written, as in experiments.cross_modal_patch."""
     out: Annotated[
         Path | None,
-        tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(default: runs/compare_pair/<source>--<target>)"),
+        arg("FOLDER", "runs/compare_pair/<source>--<target>"),
     ] = None
     """Folder of the run."""
     loading: common.Loading = field(default_factory=common.LoadOptions)

@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
 from experiments import common
+from experiments.common import arg
 
 MODULE = "experiments.cost"
 
@@ -29,15 +28,11 @@ class Arguments:
     """The model: bundled (the VLM), bundled-llm, a hub id, or a folder."""
     task: str = "country-capital"
     """Whose items are the examples and the queries: a name, or a folder with items.csv and instruction.txt."""
-    query: Annotated[
-        str, tyro.conf.arg(metavar="{image,text}", help_behavior_hint="(default: image, or text without images)")
-    ] = ""
+    query: Annotated[str, arg("{image,text}", "image, or text without images")] = ""
     """Modality of the query."""
     text: tuple[int, ...] = (0, 5, 10, 20, 30)
     """Numbers of text examples; where the task has fewer selection items, they come again."""
-    image: Annotated[
-        tuple[int, ...] | None, tyro.conf.arg(metavar="INT ...", help_behavior_hint="(default: 0 1 5 10, if it can)")
-    ] = None
+    image: Annotated[tuple[int, ...] | None, arg("INT ...", "0 1 5 10, if it can")] = None
     """Numbers of image examples."""
     queries: tuple[int, ...] = (1, 8)
     """Numbers of queries asked at once."""
@@ -47,17 +42,13 @@ class Arguments:
     """Length of an answer, in tokens."""
     memory: bool = True
     """Whether memory is measured; on a CPU the model is then loaded once more."""
-    threads: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: PyTorch's choice)")] = (
-        None
-    )
+    threads: Annotated[int | None, arg("INT", "PyTorch's choice")] = None
     """Threads of the CPU."""
     template: str = r"Q: {x}\nA: {y}\n\n"
     r"""How an example is written, as in experiments.cross_modal_patch."""
     full: bool = False
     """20 repeats instead of 5. Says beforehand how long it will take."""
-    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(default: runs/cost/<name>)")] = (
-        None
-    )
+    out: Annotated[Path | None, arg("FOLDER", "runs/cost/<name>")] = None
     """Folder of the run. The same command continues a killed run."""
     loading: common.Loading = field(default_factory=common.LoadOptions)
 

@@ -4,9 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
 from experiments import common
+from experiments.common import arg
 
 MODULE = "experiments.decode_vectors"
 
@@ -25,15 +24,13 @@ class Arguments:
 
     model: str = "bundled"
     """The model: bundled (the VLM), bundled-llm, a hub id, or a folder."""
-    base: Annotated[
-        str, tyro.conf.arg(metavar="MODEL", help_behavior_hint="(default: for bundled its base LLM, else none)")
-    ] = ""
+    base: Annotated[str, arg("MODEL", "for bundled its base LLM, else none")] = ""
     """A language model whose text vectors are taken off the model's own, both of the same shape."""
-    tasks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TASK ...", help_behavior_hint="(default: the six)")] = ()
+    tasks: Annotated[tuple[str, ...], arg("TASK ...", "the six")] = ()
     """Task names, or folders with items.csv, instruction.txt and words.txt (words that name the task, one a line)."""
     source: Annotated[
         tuple[str, ...],
-        tyro.conf.arg(metavar="{text,image,instruction} ...", help_behavior_hint="(default: all that apply)"),
+        arg("{text,image,instruction} ...", "all that apply"),
     ] = ()
     """How the task is specified."""
     shots: int = 5
@@ -48,9 +45,7 @@ class Arguments:
     """Seed of the contexts and of the random vectors."""
     template: str = r"Q: {x}\nA: {y}\n\n"
     r"""How an example is written, as in experiments.cross_modal_patch."""
-    out: Annotated[
-        Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(default: runs/decode_vectors/<name>)")
-    ] = None
+    out: Annotated[Path | None, arg("FOLDER", "runs/decode_vectors/<name>")] = None
     """Folder of the run. The same command continues a killed run."""
     loading: common.Loading = field(default_factory=common.LoadOptions)
 

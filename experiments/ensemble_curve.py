@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from interp.protocol.settings import Settings
 
 MODULE = "experiments.ensemble_curve"
-TASKS = ("country-capital", "animal-young", "food-color")
 QUICK: dict[str, Any] = {"seeds": (0, 1), "selection_items": 4, "test_items": 5}
 FULL: dict[str, Any] = {"seeds": (0, 1, 2), "selection_items": None, "test_items": None}
 
@@ -67,14 +66,12 @@ class Arguments:
 
     def settings(self, *, takes_images: bool) -> "Settings":
         """The protocol's settings."""
-        tasks = self.tasks or (() if self.full else TASKS)
         return common.protocol_settings(
             self,
             FULL if self.full else QUICK,
             second_half=True,
             source_models=(self.model,),
-            tasks=tasks,
-            wrong_tasks=tasks if len(tasks) > 1 else (),
+            **common.chosen_tasks(self),
             sources=("text", "instruction"),
             queries=self.query or (("image", "text") if takes_images else ("text",)),
             contexts=1,

@@ -4,9 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
 from experiments import common
+from experiments.common import arg
 
 MODULE = "experiments.head_effects"
 
@@ -25,7 +24,7 @@ class Arguments:
 
     model: str = "bundled"
     """The model: bundled (the VLM), bundled-llm, a hub id, or a folder."""
-    tasks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TASK ...", help_behavior_hint="(default: the six)")] = ()
+    tasks: Annotated[tuple[str, ...], arg("TASK ...", "the six")] = ()
     """Task names, or folders with items.csv and instruction.txt."""
     modality: str = "text"
     """How the demonstrations are given: text or image."""
@@ -45,9 +44,7 @@ class Arguments:
     """Seed of the contexts and of the random heads."""
     template: str = r"Q: {x}\nA: {y}\n\n"
     r"""How an example is written, as in experiments.cross_modal_patch."""
-    out: Annotated[
-        Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(default: runs/head_effects/<model>)")
-    ] = None
+    out: Annotated[Path | None, arg("FOLDER", "runs/head_effects/<model>")] = None
     """Folder of the run. The same command continues a killed run."""
     loading: common.Loading = field(default_factory=common.LoadOptions)
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
 from experiments import common
+from experiments.common import arg
 
 MODULE = "experiments.model_table"
 
@@ -23,9 +22,7 @@ class Arguments:
     Example: python -m experiments.model_table --out docs/models.md
     """
 
-    report: Annotated[
-        Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: the battery is run now)")
-    ] = None
+    report: Annotated[Path | None, arg("FILE", "the battery is run now")] = None
     """JUnit report of an earlier run of the battery (pytest --junitxml FILE)."""
     out: Path = Path("docs/models.md")
     """Where the page is written."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from experiments import common
+from experiments.common import arg
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -18,10 +19,6 @@ if TYPE_CHECKING:
 MODULE = "experiments.override"
 QUICK: dict[str, Any] = {"contexts": 4, "selection_items": 6, "test_items": 8, "layer_step": 2, "second_half": True}
 FULL: dict[str, Any] = {"contexts": 10, "selection_items": 20, "test_items": 100, "layer_step": 1}
-
-
-def _arg(metavar: str, default: str) -> Any:
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
 
 @dataclass(frozen=True)
@@ -44,46 +41,46 @@ class Arguments:
     """The model: bundled (the VLM), bundled-llm (with --query text), a hub id, or a folder."""
     kinds: tuple[str, ...] = ("semantic", "syntactic", "creative", "factual")
     """Kinds of conflict."""
-    sets: Annotated[tuple[str, ...], _arg("QUERY:VECTOR ...", "all of --kinds")] = ()
+    sets: Annotated[tuple[str, ...], arg("QUERY:VECTOR ...", "all of --kinds")] = ()
     """Sets by name instead of kinds, e.g. food-color:food-flavor, or food-color:food-color.FORM with FORM one of upper,
     letter, plural, once, lovely. A task may be a folder too."""
     source: tuple[str, ...] = ("text", "instruction")
     """What the vector is read from: text, image (examples), instruction. VQA files have only instructions."""
     question: Annotated[
-        str | None, _arg("{instruction,examples}", "instruction; for the bundled pair, which follows none, examples")
+        str | None, arg("{instruction,examples}", "instruction; for the bundled pair, which follows none, examples")
     ] = None
     """How the query carries its own question: as an instruction, or by text examples."""
     query: str = "image"
     """The query: image or text."""
     shots: int = 5
     """Examples of a context."""
-    contexts: Annotated[int | None, _arg("INT", "4; with --full 10")] = None
+    contexts: Annotated[int | None, arg("INT", "4; with --full 10")] = None
     """Contexts averaged in a vector of examples."""
     seed: int = 0
     """Seed of the contexts and of the random vectors."""
-    layers: Annotated[tuple[int, ...], _arg("INT ...", "every other of the second half; with --full all")] = ()
+    layers: Annotated[tuple[int, ...], arg("INT ...", "every other of the second half; with --full all")] = ()
     """Layers tried on the selection split, counted from 0."""
-    selection_items: Annotated[int | None, _arg("INT", "6; with --full 20")] = None
+    selection_items: Annotated[int | None, arg("INT", "6; with --full 20")] = None
     """Most conflicts of a set that choose the layer."""
-    test_items: Annotated[int | None, _arg("INT", "8; with --full 100")] = None
+    test_items: Annotated[int | None, arg("INT", "8; with --full 100")] = None
     """Most conflicts of a set that are scored."""
     full: bool = False
     """More conflicts, contexts and layers. Says beforehand how long it will take."""
     template: str = r"Q: {x}\nA: {y}\n\n"
     r"""How an example is written, as in experiments.cross_modal_patch."""
-    judge: Annotated[str, _arg("MODEL", "the rules alone")] = ""
+    judge: Annotated[str, arg("MODEL", "the rules alone")] = ""
     """A model that judges every answer beside the rules, by its logits of yes and no."""
-    judge_template: Annotated[str, _arg("TEXT", "that of interp.judging")] = ""
+    judge_template: Annotated[str, arg("TEXT", "that of interp.judging")] = ""
     r"""Its prompt: {question}, {accepted} and {answer} once each, then a last line; chat: before it for a chat."""
-    questions: Annotated[tuple[Path, ...], _arg("FILE ...", "none")] = ()
+    questions: Annotated[tuple[Path, ...], arg("FILE ...", "none")] = ()
     """Question file of VQAv2, of OK-VQA, or both (whose pairs are the factual kind), or their zips."""
-    annotations: Annotated[tuple[Path, ...], _arg("FILE ...", "none")] = ()
+    annotations: Annotated[tuple[Path, ...], arg("FILE ...", "none")] = ()
     """Annotation file of each, of the same split, or its zip."""
-    images: Annotated[Path | None, _arg("FOLDER", "none")] = None
+    images: Annotated[Path | None, arg("FOLDER", "none")] = None
     """Folder of their images."""
     on_error: Annotated[str, tyro.conf.arg(metavar="{stop,continue}")] = "stop"
     """At an image that is missing or cannot be decoded: stop, or continue without it."""
-    out: Annotated[Path | None, _arg("FOLDER", "runs/override/<name>")] = None
+    out: Annotated[Path | None, arg("FOLDER", "runs/override/<name>")] = None
     """Folder of the run. The same command continues a killed run."""
     loading: common.Loading = field(default_factory=common.LoadOptions)
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from interp.protocol.variations import Variations
 
 MODULE = "experiments.robustness"
-TASKS = ("country-capital", "animal-young", "food-color")
 QUICK: dict[str, Any] = {"seeds": (0,), "contexts": 2, "selection_items": 6, "test_items": 4}
 FULL: dict[str, Any] = {"seeds": (0, 1, 2), "contexts": 5, "selection_items": None, "test_items": None}
 TEMPLATES = (r"Q: {x}\nA: {y}\n\n", r"Input: {x}\nOutput: {y}\n\n", r"{x}: {y}\n", r"{x} -> {y}\n")
@@ -123,14 +122,12 @@ class Arguments:
 
     def settings(self, template: str) -> "Settings":
         """The protocol's settings, under a template."""
-        tasks = self.tasks or (() if self.full else TASKS)
         return common.protocol_settings(
             self,
             FULL if self.full else QUICK,
             second_half=True,
             source_models=(self.model,),
-            tasks=tasks,
-            wrong_tasks=tasks if len(tasks) > 1 else (),
+            **common.chosen_tasks(self),
             sources=("text", "instruction") if "instruction" in self.parts else ("text",),
             queries=self.query,
             template=template,

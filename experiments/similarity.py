@@ -4,9 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
 from experiments import common
+from experiments.common import arg
 
 MODULE = "experiments.similarity"
 
@@ -25,13 +24,11 @@ class Arguments:
 
     model: str = "bundled"
     """The model: bundled (the VLM), bundled-llm, a hub id, or a folder."""
-    llm: Annotated[
-        str, tyro.conf.arg(metavar="MODEL", help_behavior_hint="(default: the base LLM of bundled, otherwise none)")
-    ] = ""
+    llm: Annotated[str, arg("MODEL", "the base LLM of bundled, otherwise none")] = ""
     """The language model that it was fine-tuned from."""
-    layer_map: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...", help_behavior_hint="(default: none)")] = ()
+    layer_map: Annotated[tuple[int, ...], arg("INT ...", "none")] = ()
     """The LLM's layer for each layer of the model, when the depths differ."""
-    tasks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TASK ...", help_behavior_hint="(default: the six)")] = ()
+    tasks: Annotated[tuple[str, ...], arg("TASK ...", "the six")] = ()
     """Task names, or folders with items.csv and instruction.txt; at least two."""
     shots: int = 5
     """Demonstrations of a context."""
@@ -49,9 +46,7 @@ class Arguments:
     """Seed of the blocks, resamples, permutations and random directions."""
     template: str = r"Q: {x}\nA: {y}\n\n"
     r"""How an example is written, as in experiments.cross_modal_patch."""
-    out: Annotated[
-        Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(default: runs/similarity/<name>)")
-    ] = None
+    out: Annotated[Path | None, arg("FOLDER", "runs/similarity/<name>")] = None
     """Folder of the run. The same command continues a killed run."""
     loading: common.Loading = field(default_factory=common.LoadOptions)
 

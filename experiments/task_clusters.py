@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from experiments import common
+from experiments.common import arg
 
 MODULE = "experiments.task_clusters"
 
@@ -26,11 +27,9 @@ class Arguments:
 
     model: str = "bundled"
     """The model: bundled (the VLM), bundled-llm, a hub id, or a folder."""
-    tasks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TASK ...", help_behavior_hint="(default: the six)")] = ()
+    tasks: Annotated[tuple[str, ...], arg("TASK ...", "the six")] = ()
     """Task names, or folders with items.csv and instruction.txt; at least two."""
-    modalities: Annotated[
-        tuple[str, ...], tyro.conf.arg(metavar="{text,image} ...", help_behavior_hint="(default: all that apply)")
-    ] = ()
+    modalities: Annotated[tuple[str, ...], arg("{text,image} ...", "all that apply")] = ()
     """How contexts are given."""
     shots: int = 5
     """Demonstrations of a context."""
@@ -50,9 +49,7 @@ class Arguments:
     """Seed of the blocks, permutations and projections."""
     template: str = r"Q: {x}\nA: {y}\n\n"
     r"""How an example is written, as in experiments.cross_modal_patch."""
-    out: Annotated[
-        Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(default: runs/task_clusters/<name>)")
-    ] = None
+    out: Annotated[Path | None, arg("FOLDER", "runs/task_clusters/<name>")] = None
     """Folder of the run. The same command continues a killed run."""
     loading: common.Loading = field(default_factory=common.LoadOptions)
 

@@ -4,9 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import tyro
-
 from experiments import common
+from experiments.common import arg
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -32,11 +31,9 @@ class Arguments:
 
     model: str = "bundled"
     """The model: bundled (the VLM), bundled-llm, a hub id, or a folder."""
-    tasks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TASK ...", help_behavior_hint="(default: the six)")] = ()
+    tasks: Annotated[tuple[str, ...], arg("TASK ...", "the six")] = ()
     """Task names, or folders with items.csv and words.txt (words that name the task, one a line)."""
-    query: Annotated[
-        tuple[str, ...], tyro.conf.arg(metavar="{text,image} ...", help_behavior_hint="(default: all that apply)")
-    ] = ()
+    query: Annotated[tuple[str, ...], arg("{text,image} ...", "all that apply")] = ()
     """Modality of the query."""
     source: str = "same"
     """Modality of the examples: text, image, or the same as the query's."""
@@ -44,9 +41,7 @@ class Arguments:
     """The input token: what the bare delimiter says early, or the first tokens of the query's own name (name)."""
     shots: int = 5
     """Demonstrations of an example set."""
-    sets: Annotated[
-        int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=f"(default: {QUICK}; with --full {FULL})")
-    ] = None
+    sets: Annotated[int | None, arg("INT", f"{QUICK}; with --full {FULL}")] = None
     """Example sets of a task."""
     full: bool = False
     """As many example sets as the paper. Says beforehand how long it will take."""
@@ -54,9 +49,7 @@ class Arguments:
     """Seed of the example sets."""
     template: str = r"Q: {x}\nA: {y}\n\n"
     r"""How an example is written, as in experiments.cross_modal_patch."""
-    out: Annotated[
-        Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(default: runs/token_evolution/<name>)")
-    ] = None
+    out: Annotated[Path | None, arg("FOLDER", "runs/token_evolution/<name>")] = None
     """Folder of the run. The same command continues a killed run."""
     loading: common.Loading = field(default_factory=common.LoadOptions)
 

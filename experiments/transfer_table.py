@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 MODULE = "experiments.transfer_table"
 PLAIN = (r"Q: {x}\nA: {y}\n\n", r"Input: {x}\nOutput: {y}\n\n")
 TEMPLATES = (*PLAIN, r"Q:{x}\nA:{y}\n\n", "chat")
-TASKS = ("country-capital", "animal-young", "food-color")
 QUICK: dict[str, Any] = {"seeds": (0,), "contexts": 2, "selection_items": 4, "test_items": 5}
 FULL: dict[str, Any] = {"seeds": (0, 1, 2), "contexts": 10, "selection_items": None, "test_items": None}
 
@@ -84,15 +83,13 @@ class Arguments:
 
     def settings(self, models: "Callable[[str], Model]") -> "list[Settings]":
         """The protocol's settings for every template."""
-        tasks = self.tasks or (() if self.full else TASKS)
         templates = self.templates if self.templates is not None else TEMPLATES if self.full else PLAIN
         settings = common.protocol_settings(
             self,
             FULL if self.full else QUICK,
             second_half=True,
             source_models=self.source_model,
-            tasks=tasks,
-            wrong_tasks=self.wrong_tasks or (tasks if len(tasks) > 1 else ()),
+            **common.chosen_tasks(self),
             sources=self.source,
             queries=self.query,
         )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from experiments import common
+from experiments.common import arg
 
 if TYPE_CHECKING:
     from interp.protocol.plan import Plan
@@ -18,10 +19,6 @@ if TYPE_CHECKING:
 MODULE = "experiments.vqa"
 QUICK: dict[str, Any] = {"seeds": (0,), "contexts": 4, "selection_items": 8, "test_items": 20}
 FULL: dict[str, Any] = {"seeds": (0, 1, 2), "contexts": 10, "selection_items": 40, "test_items": 100}
-
-
-def _arg(metavar: str, default: str) -> Any:
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
 
 @dataclass(frozen=True)
@@ -42,33 +39,33 @@ class Arguments:
 
     model: str = "bundled"
     """The model: bundled (the VLM), a hub id, or a folder."""
-    types: Annotated[tuple[str, ...], _arg("TYPE ...", "five; with --full all; with files all three")] = ()
+    types: Annotated[tuple[str, ...], arg("TYPE ...", "five; with --full all; with files all three")] = ()
     """Question types: colour, shape, presence, presence-<shape or colour> (easy-vqa); food-class, animal-class,
     food-color, flag-country (pictures of the package); food-class, shirt-color, man-holding (files). At least two, as
     one is the other's control."""
-    questions: Annotated[Path | None, _arg("FILE", "easy-vqa and the package's pictures")] = None
+    questions: Annotated[Path | None, arg("FILE", "easy-vqa and the package's pictures")] = None
     """Question file of VQAv2 or OK-VQA, or its zip."""
-    annotations: Annotated[Path | None, _arg("FILE", "none")] = None
+    annotations: Annotated[Path | None, arg("FILE", "none")] = None
     """Annotation file of the same split, or its zip."""
-    images: Annotated[Path | None, _arg("FOLDER", "none")] = None
+    images: Annotated[Path | None, arg("FOLDER", "none")] = None
     """Folder of its images."""
-    captions: Annotated[Path | None, _arg("FILE", "none")] = None
+    captions: Annotated[Path | None, arg("FILE", "none")] = None
     """Captions of the images in COCO's format, which text examples need."""
-    source: Annotated[tuple[str, ...], _arg("{text,image,instruction,ensemble} ...", "text image instruction")] = ()
+    source: Annotated[tuple[str, ...], arg("{text,image,instruction,ensemble} ...", "text image instruction")] = ()
     """How the type is specified; text examples are captions."""
     query: tuple[str, ...] = ("image",)
     """The query: image, or text for its caption."""
     shots: int = 5
     """Examples that a prompt, and a vector read from one context, sees."""
-    contexts: Annotated[int | None, _arg("INT", "4; with --full 10")] = None
+    contexts: Annotated[int | None, arg("INT", "4; with --full 10")] = None
     """Contexts averaged in a mean vector."""
-    seeds: Annotated[tuple[int, ...] | None, _arg("INT ...", "0; with --full 0 1 2")] = None
+    seeds: Annotated[tuple[int, ...] | None, arg("INT ...", "0; with --full 0 1 2")] = None
     """Seeds of the contexts and of the random vectors."""
-    layers: Annotated[tuple[int, ...], _arg("INT ...", "every other; with --full all")] = ()
+    layers: Annotated[tuple[int, ...], arg("INT ...", "every other; with --full all")] = ()
     """Layers tried on the selection split, counted from 0."""
-    selection_items: Annotated[int | None, _arg("INT", "8; with --full 40")] = None
+    selection_items: Annotated[int | None, arg("INT", "8; with --full 40")] = None
     """Most pictures of a type that choose the layer."""
-    test_items: Annotated[int | None, _arg("INT", "20; with --full 100")] = None
+    test_items: Annotated[int | None, arg("INT", "20; with --full 100")] = None
     """Most pictures of a type that are scored."""
     full: bool = False
     """All types, three seeds and all layers. Says beforehand how long it will take."""
@@ -76,7 +73,7 @@ class Arguments:
     r"""How an example is written, as in experiments.cross_modal_patch."""
     on_error: Annotated[str, tyro.conf.arg(metavar="{stop,continue}")] = "stop"
     """At an image that is missing or cannot be decoded: stop, or continue without it."""
-    out: Annotated[Path | None, _arg("FOLDER", "runs/vqa/<name>")] = None
+    out: Annotated[Path | None, arg("FOLDER", "runs/vqa/<name>")] = None
     """Folder of the run. The same command continues a killed run."""
     loading: common.Loading = field(default_factory=common.LoadOptions)
 
