@@ -157,3 +157,18 @@ def test_chat_is_left_out_of_the_defaults_where_a_model_cannot(place: Place, mon
     assert not any(one.template.startswith("chat") for one in settings)
     assert settings[0].seeds == (0, 1, 2)
     assert settings[0].tasks == ()
+
+
+def test_tasks_are_those_given_one_of_each_family_or_all() -> None:
+    quick, full = transfer_table.Arguments(), transfer_table.Arguments(full=True)
+    one, two = transfer_table.Arguments(tasks=("kinds",)), transfer_table.Arguments(tasks=("kinds", "colours"))
+    told = transfer_table.Arguments(tasks=("kinds",), wrong_tasks=("colours",))
+    found = [tuple(common.chosen_tasks(given).values()) for given in (quick, full, one, two, told)]
+    family = ("country-capital", "animal-young", "food-color")
+    assert found == [
+        (family, family),
+        ((), ()),  # the six
+        (("kinds",), ()),  # which has no other task among those given
+        (("kinds", "colours"), ("kinds", "colours")),
+        (("kinds",), ("colours",)),
+    ]
