@@ -1,0 +1,1 @@
+"""What the procedural tasks draw with: canvas, shapes, colours, textures, marks."""
