@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import chain
 from typing import ClassVar
 
+import numpy as np
 import pytest
 from PIL import Image as Pillow
 
@@ -23,10 +25,8 @@ class Greys(PerceptionTask):
     core = False
 
     def draw(self, request: Request) -> Draft:
-        dark, *light = request.rng.permutation(4)[: self.forms[request.form]] + [
-            0,
-            *[4] * (self.forms[request.form] - 1),
-        ]
+        n = self.forms[request.form]
+        dark, *light = request.rng.permutation(4)[:n] + np.array([0, *[4] * (n - 1)])
         greys = [int(value) * 10 for value in request.at_places([dark, *light])]
         pictures = [Pillow.new("L", (request.size, request.size), grey) for grey in greys]
         return Draft(pictures, "Which is darker?", [f"grey {grey}" for grey in greys], {"truth": greys})
@@ -85,7 +85,7 @@ def test_an_item_depends_on_nothing_but_its_arguments() -> None:
 def test_pools_are_disjoint_and_complete() -> None:
     contents = list(range(22))
     parts = [pool(contents, split, salt="shapes") for split in SPLITS]
-    assert sorted(sum(parts, [])) == contents
+    assert sorted(chain.from_iterable(parts)) == contents
     assert {len(part) for part in parts} <= {5, 6}
     assert parts != [pool(contents, split, salt="palettes") for split in SPLITS]
 
