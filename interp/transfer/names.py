@@ -14,12 +14,14 @@ import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from interp.errors import CrosstaskError
 
 Level = Literal["low", "mid", "high"]
 Granularity = Literal["pixel", "crop", "image"]
+LEVELS: tuple[Level, ...] = get_args(Level)
+GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
 BASELINE = "baseline"
 """The source that stands for the model as it was before any fine-tuning."""
 CONTROLS = ("random_key", "caption")
