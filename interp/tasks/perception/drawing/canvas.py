@@ -104,6 +104,18 @@ class Canvas:
         for letter, place in zip(LETTERS, places, strict=False):
             self.mark(place, letter, style=style, radius=radius)
 
+    def plate(self, place: Point, label: str, *, fill: Colour, ink: Colour, height: float = 0.075) -> None:
+        """A label on a plate about a point, moved inwards where it would leave the picture."""
+        font = _font(max(9, round(height * self.fine)))
+        left, top, right, bottom = font.getbbox(label)
+        half = ((right - left) / 2 / self.fine + 0.01, (bottom - top) / 2 / self.fine + 0.01)
+        x, y = (min(max(value, side), 1 - side) for value, side in zip(place, half, strict=True))
+        box = [(x - half[0]), (y - half[1]), (x + half[0]), (y + half[1])]
+        self._pen.rectangle([value * self.fine for value in box], fill=tuple(fill))
+        self._pen.text(
+            (x * self.fine - (left + right) / 2, y * self.fine - (top + bottom) / 2), label, tuple(ink), font
+        )
+
     def finish(self) -> Image.Image:
         """The picture at its size."""
         return self.image.resize((self.size, self.size), Image.Resampling.BOX)

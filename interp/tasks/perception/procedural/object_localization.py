@@ -1,0 +1,114 @@
+"""Object Localization: which of two boxes encloses the named thing tightly?
+
+Two boxes are drawn from one distribution, as two jitters of a common one (BLINK takes the wrong box as a jitter of the
+right one, which makes the two unlike); then the thing is stretched to fill one of them. Size, shape, place, colour and
+letter of a box thus say nothing about whether it is right, and wrong boxes are too large, too small or beside alike.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from interp.tasks.perception.base import Draft, PerceptionTask, Request
+from interp.tasks.perception.drawing.canvas import Canvas
+from interp.tasks.perception.drawing.things import Box, Thing, choose_things, ground
+from interp.tasks.perception.items import LETTERS, PerceptionItem
+
+FRAMES = ((230, 20, 20), (20, 60, 230))
+
+
+class ObjectLocalization(PerceptionTask):
+    """Which box fits."""
+
+    name, title, abbreviation, level, granularity = "object_localization", "Object Localization", "OL", "mid", "crop"
+    forms: ClassVar = {"marks": 2, "yes_no": 2}
+    modules = frozenset({"objects", "layout", "mask"})
+
+    def draw(self, request: Request) -> Draft:
+        """A thing that fills one of two boxes, and others about it."""
+        rng = request.rng
+        thing, *others = choose_things(request, 1 + round(request.dial(1, 4)))
+        right, wrong = _boxes(rng, thing.aspect, shared=request.dial(0.28, 0.78))
+        canvas = ground(request, roughness=request.dial(0.2, 1.0))
+        hull = (min(right[0], wrong[0]), min(right[1], wrong[1]), max(right[2], wrong[2]), max(right[3], wrong[3]))
+        for other in others:
+            _aside(request, canvas, other, hull)
+        thing.draw(canvas, right, mirrored=bool(rng.random() < 0.5), width=0.004)
+        looks, corners = rng.permutation(2), rng.permutation(4)
+        contents = [str(one) for one in (thing, *others)]
+        if request.form == "marks":
+            boxes = request.at_places([right, wrong])
+            question, options = f"Which box fits the {thing} tightly?", ["Box A", "Box B"]
+            order = rng.permutation(2)
+        else:
+            boxes = [(right, wrong)[request.key]]
+            question, options = f"Does the box fit the {thing} tightly?", ["yes", "no"]
+            order = np.zeros(1, int)
+        # Which box is drawn over the other, and in which colour, is drawn at random for A and B
+        for i in order:
+            letter = LETTERS[i] if len(boxes) == 2 else ""
+            _frame(canvas, boxes[i], request, letter=letter, look=int(looks[i]), corner=int(corners[i]))
+        truth = {"thing": list(right), "boxes": [list(box) for box in boxes]}
+        meta = {"truth": truth, "marks": truth["boxes"], "contents": contents}
+        return Draft([canvas.finish()], question, options, meta)
+
+    def oracle(self, item: PerceptionItem) -> int:
+        """The box that overlaps more with the thing's extent; yes if the only one agrees with it."""
+        truth = item.meta["truth"]
+        overlaps = [overlap(tuple(box), tuple(truth["thing"])) for box in truth["boxes"]]
+        if len(overlaps) == 2:
+            return item.options.index("Box A" if overlaps[0] > overlaps[1] else "Box B")
+        return item.options.index("yes" if overlaps[0] > 0.95 else "no")
+
+
+def overlap(one: Box, other: Box) -> float:
+    """Intersection over union of two boxes."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    common = max(width, 0) * max(height, 0)
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    return common / (sum(areas) - common)
+
+
+def _boxes(rng: np.random.Generator, aspect: float, *, shared: float) -> tuple[Box, Box]:
+    """Two boxes of the same distribution whose intersection over union is near a value."""
+    while True:
+        size = rng.uniform(0.32, 0.5)
+        shape = np.clip(aspect, 0.65, 1.5) ** 0.5
+        half = np.array([size * shape, size / shape]) / 2
+        centre = rng.uniform(0.32, 0.68, 2)
+        base = np.concatenate([centre - half, centre + half])
+        jitters = rng.uniform(-1, 1, (2, 4))
+        for scale in np.linspace(0.02, 0.8, 40):
+            one, two = (base + jitter * scale * np.tile(2 * half, 2) / 2 for jitter in jitters)
+            sides = np.concatenate([one[2:] - one[:2], two[2:] - two[:2]])
+            if sides.min() < 0.15 or min(one.min(), two.min()) < 0.03 or max(one.max(), two.max()) > 0.97:
+                break
+            if abs(overlap(tuple(one), tuple(two)) - shared) < 0.04:
+                return tuple(one.tolist()), tuple(two.tolist())
+
+
+def _aside(request: Request, canvas: Canvas, other: Thing, hull: Box) -> None:
+    """A small thing outside both boxes, if there is room."""
+    size = float(request.rng.uniform(0.12, 0.2))
+    for x, y in request.rng.uniform(size / 2, 1 - size / 2, (12, 2)).tolist():
+        box = other.box((x, y), size)
+        if box[2] < hull[0] or box[0] > hull[2] or box[3] < hull[1] or box[1] > hull[3]:
+            other.draw(canvas, box)
+            return
+
+
+def _frame(canvas: Canvas, box: Box, request: Request, *, letter: str, look: int, corner: int) -> None:
+    """The four sides of a box, and its letter at a corner."""
+    colour = FRAMES[look] if request.marks == "red" else (250, 250, 250)
+    x0, y0, x1, y1 = box
+    corners = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
+    canvas.polygon(corners, None, outline=(0, 0, 0), width=0.022)
+    canvas.polygon(corners, None, outline=colour, width=0.012)
+    if letter:
+        canvas.plate(corners[corner], letter, fill=colour, ink=(0, 0, 0) if request.marks == "neutral" else (255,) * 3)
+
+
+TASK = ObjectLocalization()
