@@ -1,0 +1,1 @@
+"""Fine-tuning on a perception task: the runner, its strategies, and the adapters that it writes."""
