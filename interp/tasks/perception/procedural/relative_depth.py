@@ -1,0 +1,112 @@
+"""Relative Depth: which of two marked points is closer to the camera?
+
+A hall in perspective with posts on its floor and hanging from its ceiling; the marks are on the heads of two. Place,
+size as it appears, colour and support of the two heads are drawn without regard to which is the nearer one, so that
+lower, larger and brighter are each right half of the time. What tells the depth is where a stem meets the tiled floor
+or ceiling, haze, the grain of a head's pattern, and what covers what.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from interp.tasks.perception.base import Draft, PerceptionTask, Request
+from interp.tasks.perception.drawing.canvas import Canvas, Point
+from interp.tasks.perception.drawing.room import Post, Room, look
+from interp.tasks.perception.items import PerceptionItem
+
+HALLS, LOOKS = range(400), range(1000, 1400)
+"""Seeds of halls and of heads, which are divided among the splits."""
+
+
+class RelativeDepth(PerceptionTask):
+    """Which of two points is closer."""
+
+    name, title, abbreviation, level, granularity = "relative_depth", "Relative Depth", "RD", "low", "pixel"
+    forms: ClassVar = {"marks": 2, "yes_no": 2}
+    modules = frozenset({"depth", "point"})
+
+    def draw(self, request: Request) -> Draft:
+        """A hall with two marked posts and some others."""
+        rng = request.rng
+        middle, horizon = float(rng.uniform(4.6, 5.4)), float(rng.uniform(0.45, 0.55))
+        hall = request.choose(HALLS, salt="halls")
+        floor, ceiling = rng.uniform(1.0, 1.15, 2).tolist()
+        room = Room(request.size, hall, horizon=horizon, floor=floor, ceiling=ceiling, back=middle * 2.2)
+        ratio = request.dial(2.6, 1.15) ** 0.5
+        seeds = [request.choose(LOOKS, salt="looks") for _ in range(6)]
+        columns = _columns(rng)
+        near, far = (
+            self._post(rng, x, depth, horizon, seed)
+            for x, depth, seed in zip(columns, (middle / ratio, middle * ratio), seeds, strict=False)
+        )
+        others = self._others(rng, round(request.dial(1, 4)), columns, middle, horizon, seeds[2:])
+        for post in (near, far, *others):
+            room.add(post)
+        haze = float(rng.uniform(40, 80) if rng.random() < 0.5 else rng.uniform(190, 230))
+        tint = rng.uniform(-15, 15, 3)
+        pixels = room.finish(haze=tuple((haze + tint).tolist()), thickness=request.dial(0.15, 0.05))
+        asked = int(rng.integers(2)) if request.form == "yes_no" else 0
+        marked = request.at_places([near, far])[:: -1 if asked else 1]
+        places: list[Point] = [(post.x, post.y) for post in marked]
+        canvas = Canvas(request.size, pixels)
+        canvas.marks(places, style=request.marks)
+        if request.form == "marks":
+            question, options = "Which point is closer to the camera?", ["A is closer", "B is closer"]
+        else:
+            names = "BA" if asked else "AB"
+            question, options = f"Is point {names[0]} closer than point {names[1]}?", ["yes", "no"]
+        luminance = [float(pixels[int(y * room.fine), int(x * room.fine)].mean()) for x, y in places]
+        meta = {
+            "truth": {"depths": [room.depth_at(x, y) for x, y in places], "asked": asked},
+            "marks": [list(place) for place in places],
+            "cues": {"luminance": luminance, "radius": [post.radius for post in marked]},
+            "contents": {"halls": [hall], "looks": seeds},
+        }
+        return Draft([canvas.finish()], question, options, meta)
+
+    def oracle(self, item: PerceptionItem) -> int:
+        """The point of smaller depth."""
+        depths, asked = item.meta["truth"]["depths"], item.meta["truth"]["asked"]
+        nearest = int(depths[1] < depths[0])
+        if item.meta["form"] == "marks":
+            return item.options.index(("A is closer", "B is closer")[nearest])
+        return item.options.index("yes" if nearest == asked else "no")
+
+    def _post(self, rng: np.random.Generator, x: float, z: float, horizon: float, seed: int) -> Post:
+        """A post whose head is where it could be at any depth."""
+        support: Literal["floor", "ceiling"] = "floor" if rng.random() < 0.5 else "ceiling"
+        radius = float(rng.uniform(0.075, 0.105))
+        away = float(rng.uniform(0.0, 0.2))
+        return Post(x, horizon + (-away if support == "floor" else away), radius, z, support, look(seed))
+
+    def _others(
+        self,
+        rng: np.random.Generator,
+        n: int,
+        columns: tuple[float, float],
+        middle: float,
+        horizon: float,
+        seeds: list[int],
+    ) -> list[Post]:
+        """Posts that cover neither mark."""
+        posts = []
+        for seed, tries in zip(seeds[:n], rng.uniform(0.05, 0.95, (n, 10)), strict=True):
+            z = middle * float(rng.uniform(0.65, 1.8))
+            free = [x for x in tries.tolist() if min(abs(x - column) for column in columns) > 0.16]
+            if free:
+                posts.append(self._post(rng, free[0], z, horizon, seed))
+        return posts
+
+
+def _columns(rng: np.random.Generator) -> tuple[float, float]:
+    """Where two posts stand across, far enough from each other for their labels."""
+    apart = float(rng.uniform(0.24, 0.6))
+    left = float(rng.uniform(0.12, 0.88 - apart))
+    columns = (left, left + apart)
+    return columns if rng.random() < 0.5 else columns[::-1]
+
+
+TASK = RelativeDepth()
