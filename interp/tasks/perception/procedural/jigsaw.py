@@ -1,6 +1,6 @@
 """Jigsaw: which picture is the missing lower right corner of the first.
 
-After BLINK's jigsaw questions (Fu et al. 2024). The wrong piece is the right one turned or mirrored (easier), or a piece
+After BLINK's jigsaw questions (Fu et al. 2024). The wrong piece is the right one turned or mirrored (easier), or one
 of the same world a little beside it (harder). The world looks the same from all sides, so each piece alone is as likely
 right as wrong: colours, histogram and edges are the same, and only what goes on across the border decides.
 """

@@ -1,0 +1,287 @@
+"""Ways to render a picture: each turns plain pixels into strokes, tiles, dots or lines of its own kind.
+
+A style takes its whole look from an angle and a scale (the side of its cell, a share of the picture's side); what is
+random besides (where the cells fall) comes from the generator and differs between two pictures of one style. Styles
+work on float pixels of 0 to 1 and without a loop over pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from scipy.ndimage import gaussian_filter, gaussian_gradient_magnitude, uniform_filter1d
+
+Pixels = Float[np.ndarray, "H W 3"]
+Field = Float[np.ndarray, "H W"]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a style works on: pixels, coordinates in cells of the style's scale and angle, and randomness."""
+
+    pixels: Pixels
+    u: Field
+    v: Field
+    angle: float
+    cell: float
+    """Side of a cell in pixels."""
+    shift: tuple[float, float]
+    """How far the cells are moved against the middle of the picture, in cells."""
+    rng: np.random.Generator
+
+    @property
+    def light(self) -> Field:
+        return self.pixels.mean(-1)
+
+    def sampled(self, u: Field, v: Field) -> Pixels:
+        """The pixels' colours at other coordinates, held at the border."""
+        size = len(self.pixels)
+        cos, sin = np.cos(self.angle) * self.cell, np.sin(self.angle) * self.cell
+        u, v = u - self.shift[0], v - self.shift[1]
+        x, y = cos * u - sin * v + size / 2, sin * u + cos * v + size / 2
+        return self.pixels[_index(y, size), _index(x, size)]
+
+    def hashed(self, *cells: Field) -> Field:
+        """A random number of 0 to 1 for each cell, the same all over it."""
+        seed = int(self.rng.integers(1 << 16))
+        mixed = sum(cell.astype(np.int64) * prime for cell, prime in zip(cells, (73856093, 19349663), strict=False))
+        mixed = (mixed + seed * 83492791) & 0xFFFFFFFF
+        mixed = ((mixed ^ (mixed >> 15)) * 0x2C1B3C6D) & 0xFFFFFFFF
+        return ((mixed ^ (mixed >> 13)) & 0xFFFF) / 65536.0
+
+
+def _index(at: Field, size: int) -> np.ndarray:
+    return np.clip(at, 0, size - 1).astype(np.int32)
+
+
+def _saw(value: Field) -> Field:
+    return value - np.floor(value)
+
+
+def _tiles(frame: Frame, u: Field, v: Field, grout: float = 0.12, dark: float = 0.45) -> Pixels:
+    cell_u, cell_v = np.floor(u), np.floor(v)
+    edge = np.minimum(np.minimum(u - cell_u, cell_u + 1 - u), np.minimum(v - cell_v, cell_v + 1 - v))
+    return np.where(edge < grout, dark, 1.0)[..., None]
+
+
+def mosaic(frame: Frame) -> Pixels:
+    """Square tiles in a dark bed."""
+    colour = frame.sampled(np.floor(frame.u) + 0.5, np.floor(frame.v) + 0.5)
+    return colour * _tiles(frame, frame.u, frame.v)
+
+
+def bricks(frame: Frame) -> Pixels:
+    """Long bricks in courses, light joints."""
+    v = frame.v * 1.6
+    row = np.floor(v)
+    u = frame.u * 0.7 + 0.5 * (row % 2)
+    colour = frame.sampled((np.floor(u) + 0.5 - 0.5 * (row % 2)) / 0.7, (row + 0.5) / 1.6)
+    return 1 - (1 - colour) * _tiles(frame, u, v, grout=0.1, dark=0.2)
+
+
+def facets(frame: Frame) -> Pixels:
+    """Flat cells about random points."""
+    nearest, best_u, best_v, _ = _voronoi(frame, 1.0)
+    return np.clip(frame.sampled(best_u, best_v) * (0.85 + 0.3 * nearest[..., None]), 0, 1)
+
+
+def leaded(frame: Frame) -> Pixels:
+    """Large irregular panes with thick dark leading."""
+    _, best_u, best_v, gap = _voronoi(frame, 0.65)
+    return frame.sampled(best_u, best_v) * np.clip(gap * 5, 0.1, 1)[..., None]
+
+
+def _voronoi(frame: Frame, finer: float) -> tuple[Field, Field, Field, Field]:
+    """Of each pixel's cell: a random number, its point, and how much farther the next point is."""
+    u, v = frame.u * finer, frame.v * finer
+    grid_u, grid_v = np.floor(u).astype(int), np.floor(v).astype(int)
+    low_u, low_v = grid_u.min() - 1, grid_v.min() - 1
+    points = frame.rng.uniform(0, 1, (grid_u.max() - low_u + 2, grid_v.max() - low_v + 2, 3))
+    first = np.full(u.shape, np.inf)
+    second = first.copy()
+    best_u, best_v, tint = np.zeros(u.shape), np.zeros(u.shape), np.zeros(u.shape)
+    for du in (-1, 0, 1):
+        for dv in (-1, 0, 1):
+            point = points[grid_u + du - low_u, grid_v + dv - low_v]
+            at_u, at_v = grid_u + du + point[..., 0], grid_v + dv + point[..., 1]
+            away = np.hypot(at_u - u, at_v - v)
+            closer = away < first
+            second = np.where(closer, first, np.minimum(second, away))
+            first = np.where(closer, away, first)
+            best_u, best_v = np.where(closer, at_u, best_u), np.where(closer, at_v, best_v)
+            tint = np.where(closer, point[..., 2], tint)
+    return tint, best_u / finer, best_v / finer, second - first
+
+
+def triangles(frame: Frame) -> Pixels:
+    """Squares cut along a diagonal, each half flat."""
+    in_u, in_v = _saw(frame.u), _saw(frame.v)
+    upper = (in_u + in_v < 1).astype(float)
+    third = np.where(upper > 0, 1 / 3, 2 / 3)
+    colour = frame.sampled(np.floor(frame.u) + third, np.floor(frame.v) + third)
+    return colour * (0.75 + 0.35 * upper[..., None])
+
+
+def dots(frame: Frame) -> Pixels:
+    """Round dabs of colour on a light ground."""
+    row = np.floor(frame.v)
+    u = frame.u + 0.5 * (row % 2)
+    shift = (frame.hashed(np.floor(u), row) - 0.5) * 0.3
+    away = np.hypot(_saw(u) - 0.5 + shift, _saw(frame.v) - 0.5 - shift)
+    colour = frame.sampled(np.floor(u) + 0.5 - 0.5 * (row % 2), row + 0.5)
+    return np.where((away < 0.42)[..., None], colour, 0.95)
+
+
+def halftone(frame: Frame) -> Pixels:
+    """Dark dots that grow as the picture darkens."""
+    dark = 1 - frame.sampled(np.floor(frame.u) + 0.5, np.floor(frame.v) + 0.5).mean(-1)
+    away = np.hypot(_saw(frame.u) - 0.5, _saw(frame.v) - 0.5)
+    ink = np.clip((0.25 + 0.4 * dark - away) * 8, 0, 1)[..., None]
+    return (0.5 + 0.5 * frame.pixels) * (1 - 0.85 * ink)
+
+
+def rings(frame: Frame) -> Pixels:
+    """Each cell a target of circles."""
+    away = np.hypot(_saw(frame.u * 0.6) - 0.5, _saw(frame.v * 0.6) - 0.5)
+    band = 0.5 + 0.5 * np.cos(away * 24)
+    return frame.pixels * (0.35 + 0.65 * band[..., None])
+
+
+def hatching(frame: Frame) -> Pixels:
+    """Straight parallel lines, thicker in the dark."""
+    line = np.clip((0.2 + 0.55 * (1 - frame.light) - _saw(frame.v * 1.6)) * 6, 0, 1)[..., None]
+    return (0.35 + 0.65 * frame.pixels) * (1 - 0.8 * line)
+
+
+def cross_hatching(frame: Frame) -> Pixels:
+    """Two sets of thin lines across each other."""
+    width = 0.12 + 0.3 * (1 - frame.light)
+    line = np.maximum(_saw(frame.v * 1.3) < width, _saw(frame.u * 1.3) < width)[..., None]
+    return np.where(line, 0.25 * frame.pixels, 0.3 + 0.7 * frame.pixels)
+
+
+def engraving(frame: Frame) -> Pixels:
+    """Wavy lines side by side."""
+    wave = frame.v * 1.5 + 0.55 * np.sin(frame.u * 1.9 + frame.rng.uniform(0, 6.3))
+    line = np.clip((0.25 + 0.4 * (1 - frame.light) - _saw(wave)) * 6, 0, 1)[..., None]
+    return (0.3 + 0.7 * frame.pixels) * (1 - 0.85 * line)
+
+
+def zigzag(frame: Frame) -> Pixels:
+    """A herringbone of light and dark."""
+    wave = frame.v * 1.4 + np.abs(_saw(frame.u * 0.7) - 0.5) * 2.4
+    return frame.pixels * np.where(_saw(wave) < 0.5, 1.0, 0.5)[..., None]
+
+
+def strokes(frame: Frame) -> Pixels:
+    """Long brush strokes one way, each of one colour and round in the light."""
+    v = frame.v * 1.7
+    row = np.floor(v)
+    offset = frame.hashed(row) * 7
+    u = frame.u * 0.45 + offset
+    colour = frame.sampled((np.floor(u) + 0.5 - offset) / 0.45, (row + 0.5) / 1.7)
+    tint = 0.8 + 0.4 * frame.hashed(np.floor(u), row)
+    return np.clip(colour * (tint * (0.6 + 0.5 * np.sin(np.pi * _saw(v))))[..., None], 0, 1)
+
+
+def smear(frame: Frame) -> Pixels:
+    """Paint dragged sideways in streaks of uneven length."""
+    row = np.floor(frame.v * 3)
+    pull = (frame.hashed(row) - 0.5) * 3.4
+    return frame.sampled(frame.u + pull, frame.v) * (0.85 + 0.25 * frame.hashed(row))[..., None]
+
+
+def wash(frame: Frame) -> Pixels:
+    """Soft patches whose rims are darker."""
+    soft = gaussian_filter(frame.pixels, (frame.cell * 0.4, frame.cell * 0.4, 0))
+    rim = np.abs(np.sin(soft.sum(-1) * 9))
+    return soft * (0.55 + 0.45 * rim[..., None] ** 0.5)
+
+
+def chalk(frame: Frame) -> Pixels:
+    """Coarse grain that lets a dark ground through."""
+    size = len(frame.pixels)
+    grain = gaussian_filter(frame.rng.normal(size=(size, size)), frame.cell * 0.16)
+    grain = grain / grain.std() + 1.4 * (frame.light - frame.light.mean())
+    return frame.pixels * np.where(grain > -0.2, 1.0, 0.3)[..., None]
+
+
+def ripple(frame: Frame) -> Pixels:
+    """The picture bent by waves, with their glints."""
+    wave = np.sin(frame.v * 4.2) + 0.5 * np.sin(frame.u * 2.6)
+    return np.clip(frame.sampled(frame.u + 0.55 * wave, frame.v) * (0.8 + 0.25 * wave)[..., None], 0, 1)
+
+
+def shards(frame: Frame) -> Pixels:
+    """Large pieces that are shifted against each other and shaded on their own."""
+    tint, best_u, best_v, _ = _voronoi(frame, 0.6)
+    slope = (frame.u - best_u) * np.cos(tint * 25) + (frame.v - best_v) * np.sin(tint * 25)
+    moved = frame.sampled(frame.u + 3 * (tint - 0.5), frame.v - 3 * (tint - 0.5))
+    return np.clip(moved * (0.85 + 0.5 * slope)[..., None], 0, 1)
+
+
+def weave(frame: Frame) -> Pixels:
+    """Threads over and under each other."""
+    over = (np.floor(frame.u * 1.4) + np.floor(frame.v * 1.4)) % 2
+    thread = np.where(over > 0, np.sin(np.pi * _saw(frame.u * 1.4)), np.sin(np.pi * _saw(frame.v * 1.4)))
+    return frame.pixels * (0.3 + 0.7 * thread)[..., None]
+
+
+def contours(frame: Frame) -> Pixels:
+    """Flat colours with dark outlines and level lines."""
+    soft = gaussian_filter(frame.pixels, (frame.cell * 0.2, frame.cell * 0.2, 0))
+    level = soft.mean(-1) * 7
+    edge = gaussian_gradient_magnitude(np.floor(level), 1.0)
+    return (np.floor(soft * 5) / 5 + 0.1) * np.where(edge > 0.12, 0.1, 1.0)[..., None]
+
+
+def blinds(frame: Frame) -> Pixels:
+    """Broad slats, each blurred along itself and lit from above."""
+    slat = np.floor(frame.v * 0.8)
+    blurred = uniform_filter1d(frame.sampled(frame.u, (slat + 0.5) / 0.8), max(3, int(frame.cell)), axis=1)
+    return blurred * (1.0 - 0.65 * _saw(frame.v * 0.8))[..., None]
+
+
+def confetti(frame: Frame) -> Pixels:
+    """Small squares that stand at odds with each other over the picture."""
+    grid_u, grid_v = np.floor(frame.u), np.floor(frame.v)
+    turn = frame.hashed(grid_u, grid_v) * np.pi
+    in_u, in_v = _saw(frame.u) - 0.5, _saw(frame.v) - 0.5
+    across = np.maximum(
+        np.abs(in_u * np.cos(turn) + in_v * np.sin(turn)), np.abs(in_v * np.cos(turn) - in_u * np.sin(turn))
+    )
+    colour = frame.sampled(grid_u + 0.5, grid_v + 0.5)
+    return np.where((across < 0.34)[..., None], colour, 0.25 * frame.pixels)
+
+
+LINES = (hatching, cross_hatching, engraving, zigzag, rings, weave, blinds, halftone)
+TILES = (mosaic, bricks, facets, leaded, triangles, dots, shards, confetti)
+PAINT = (strokes, smear, wash, chalk, ripple, contours)
+STYLES: dict[str, Callable[[Frame], Pixels]] = {style.__name__: style for style in (*LINES, *TILES, *PAINT)}
+"""Name -> style."""
+
+
+def rendered(
+    pixels: Pixels, style: str, *, angle: float, scale: float, strength: float, rng: np.random.Generator
+) -> Pixels:
+    """A picture in a style.
+
+    Args:
+        pixels: the plain picture, 0 to 1.
+        style: name of one of `STYLES`.
+        angle: in radians, to which the style is turned.
+        scale: side of the style's cell as a share of the picture's side.
+        strength: 0 (plain) to 1 (nothing but the style).
+        rng: where the style's cells fall.
+    """
+    size = len(pixels)
+    cell = max(3.0, scale * size)
+    at = (np.arange(size) - size / 2) / cell
+    x, y = np.meshgrid(at, at)
+    shift = rng.uniform(0, 1, 2)
+    u, v = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
+    frame = Frame(pixels, u + shift[0], v + shift[1], angle, cell, (float(shift[0]), float(shift[1])), rng)
+    return (1 - strength) * pixels + strength * STYLES[style](frame)
