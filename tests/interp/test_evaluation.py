@@ -13,7 +13,8 @@ from interp.models.base import Model
 from interp.tasks.perception.items import PerceptionItem
 from interp.tuning.encoding import encode
 from interp.tuning.evaluation.forced_choice import Choices, choose, prepare
-from interp.tuning.evaluation.reading import ItemReader, PixelVision
+from interp.tuning.evaluation.reading import ItemReader
+from interp.tuning.evaluation.vision import KeptVision, PixelVision
 from tests import tiny, tiny_families
 
 
@@ -36,7 +37,7 @@ def items(n: int = 5) -> list[PerceptionItem]:
 
 def ready(model: Model, given: list[PerceptionItem], **options: object) -> Choices:
     reader = ItemReader(model)
-    return prepare(model, given, reader=reader, vision=PixelVision(model, reader.pictures), **options)
+    return prepare(model, given, reader=reader, **options)
 
 
 def plain_p(model: Model, item: PerceptionItem) -> np.ndarray:
@@ -129,3 +130,20 @@ def test_item_without_options_is_refused_by_forced_choice() -> None:
     number = PerceptionItem("count/0", "count", (tiny.picture(0),), "How many?", (), 0, number=3.0)
     with pytest.raises(CrosstaskError, match="'count/0' has no options"):
         ready(llava(), [number])
+
+
+def test_each_picture_goes_through_the_tower_once_whatever_is_asked_of_it() -> None:
+    choices = ready(llava(), items())
+    assert isinstance(choices.vision, KeptVision)
+    first = choose(choices)
+    shown = {image.key for item in choices.items for k in range(len(item.options)) for image in item.shifted(k).images}
+    assert choices.vision.encoded == len(shown)
+    assert choose(choices) == first
+    assert choices.vision.encoded == len(shown)
+
+
+def test_kept_features_equal_pixels_in_every_pass() -> None:
+    model, reader = llava(), ItemReader(llava())
+    pixels = prepare(model, items(), reader=reader, vision=PixelVision(model, reader.pictures))
+    for one, other in zip(choose(ready(model, items())), choose(pixels), strict=True):
+        assert one.letters == pytest.approx(other.letters, abs=1e-9)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -29,29 +29,20 @@ from interp.memory import memory_plan
 from interp.models.base import Model
 from interp.tasks.perception.items import PerceptionItem
 from interp.tuning.evaluation.packing import Pack, Reading, batches, collate_packs, packed
+from interp.tuning.evaluation.reading import ItemReader
 from interp.tuning.evaluation.records import Record, choice_record
+from interp.tuning.evaluation.vision import last_logits, vision_for
 
 Progress = Callable[[int], object]
 Site: TypeAlias = tuple[int, int, int]
 """Whose reading it is: item, shift, and letter, which is -1 where one reading serves all letters."""
 
 
-class Reader(Protocol):
-    """Turns an item into what the model reads."""
-
-    def readings(self, item: PerceptionItem) -> list[Reading]:
-        """One reading up to the token before the letter; or, where letters are not one token each, one for each letter,
-        of the whole reply."""
-
-    def reply_ids(self, n: int) -> list[tuple[int, ...]]:
-        """For each of n letters the tokens that tell it from the others: one, or those of the whole reply."""
-
-
 class Vision(Protocol):
     """Turns pictures into what the module takes."""
 
-    def inputs(self, keys: Sequence[str]) -> dict[str, Any]:
-        """Keyword arguments of the module for these pictures, in reading order."""
+    def join(self, inputs: dict[str, Tensor], keys: Sequence[str]) -> dict[str, Tensor]:
+        """A batch's inputs with the pictures of these keys, in reading order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +61,7 @@ class Choices:
 
     model: Model
     items: tuple[PerceptionItem, ...]
-    reader: Reader
+    reader: ItemReader
     vision: Vision
     packs: tuple[Pack, ...]
     sites: tuple[tuple[Site, ...], ...]
@@ -96,8 +87,8 @@ def prepare(
     model: Model,
     items: Sequence[PerceptionItem],
     *,
-    reader: Reader,
-    vision: Vision,
+    reader: ItemReader,
+    vision: Vision | None = None,
     shifts: bool = True,
     share: bool = True,
     budget: int | None = None,
@@ -108,7 +99,7 @@ def prepare(
         model: the model.
         items: multiple-choice items of any tasks, of unique names.
         reader: how they are read.
-        vision: how pictures enter; it has been shown them.
+        vision: how pictures enter; by default each is encoded once, where that is exact.
         shifts: every cyclic shift of the options, or the items as they are alone.
         share: run what the readings of an item have in common once, where that is exact.
         budget: most tokens of a forward pass; by the memory that is free by default.
@@ -133,6 +124,7 @@ def prepare(
             packs.append(pack)
             sites.append(tuple(at[id(reading)] for reading in pack.readings))
     budget = budget or memory_plan(model).tokens
+    vision = vision or vision_for(model, reader, packs)
     return Choices(model, tuple(items), reader, vision, tuple(packs), tuple(sites), budget)
 
 
@@ -175,8 +167,7 @@ def _run(choices: Choices, group: Sequence[int]) -> Iterator[tuple[Site, Float[T
     model, packs = choices.model, [choices.packs[index] for index in group]
     batch = collate_packs(packs, pad_id=model.pad_id, dtype=model.dtype, device=model.device)
     columns = max(batch.last, choices.tail)
-    inputs = batch.inputs | choices.vision.inputs(batch.pictures)
-    logits = model.forward(inputs, logits=columns, use_cache=False).logits[:, -columns:]
+    logits = last_logits(model, choices.vision.join(batch.inputs, batch.pictures), columns)
     for index, row in zip(group, logits, strict=True):
         sites = choices.sites[index]
         if len(sites) == 1:

@@ -7,7 +7,7 @@ follow. Where letters differ in more than one token (or in how many there are), 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -115,26 +115,3 @@ class ItemReader:
         key = f"{image.key} {among if self.model.family.alone_differs else 1}"
         self.pictures[key] = image, among
         return key
-
-
-@dataclass(eq=False)
-class PixelVision:
-    """Pictures as pixels: the module encodes them in every pass.
-
-    Attributes:
-        model: the model.
-        pictures: those of the reader.
-    """
-
-    model: Model
-    pictures: Mapping[str, tuple[Image, int]]
-
-    def inputs(self, keys: Sequence[str]) -> dict[str, Any]:
-        """Pixel values and whatever else the family's processor returns, in reading order."""
-        shown = [self.pictures[key] for key in keys]
-        given = [self.model.image_inputs(image, among=among).features for image, among in shown]
-        found = self.model.family.collate(given)
-        return {
-            name: (tensor.to(self.model.dtype) if tensor.is_floating_point() else tensor).to(self.model.device)
-            for name, tensor in found.items()
-        }
