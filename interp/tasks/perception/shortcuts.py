@@ -217,12 +217,12 @@ def _text(train: Sequence[Clues], test: Sequence[Clues]) -> list[Candidate]:
     try:
         known = words.fit_transform([clue.text for clue in train]).toarray()
     except ValueError:  # no word twice
-        return []
+        return _prior(train, test)
     varied = np.ptp(known, axis=0) > 0  # what every prompt has says nothing
     new = words.transform([clue.text for clue in test]).toarray()
     numbers = _matrices(train, test, lambda clue: clue.numbers)
     sides = [np.concatenate([side[:, varied], more], axis=1) for side, more in zip((known, new), numbers, strict=True)]
-    return [(sides[0], sides[1])]
+    return _some((sides[0], sides[1])) or _prior(train, test)
 
 
 def _prior(train: Sequence[Clues], test: Sequence[Clues]) -> list[Candidate]:
