@@ -1,0 +1,167 @@
+"""A scene of coloured prisms, seen by a camera on an orbit round its middle.
+
+In the middle stands a block whose sides have colours and panels of their own, with posts about it on a round base;
+landmarks stand far away all round. The camera always looks at the middle. As its azimuth grows it moves to its right.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from interp.tasks.perception.drawing.canvas import Canvas, Colour, Point
+from interp.tasks.perception.drawing.colour import palette
+
+DISTANCE, HEIGHT, TARGET, FOCAL = 3.7, 1.7, 0.5, 1.2
+_NEAR = 0.4
+
+
+class Camera:
+    """A pinhole on the orbit.
+
+    Args:
+        azimuth: angle on the orbit in radians.
+        shift: of the picture, in fractions of its side.
+    """
+
+    def __init__(self, azimuth: float, *, shift: Point = (0.0, 0.0)) -> None:
+        sin, cos = math.sin(azimuth), math.cos(azimuth)
+        pitch = math.atan2(HEIGHT - TARGET, DISTANCE)
+        self.shift = shift
+        self.position = np.array([DISTANCE * sin, -DISTANCE * cos, HEIGHT])
+        ahead = np.array([-sin * math.cos(pitch), cos * math.cos(pitch), -math.sin(pitch)])
+        up = np.array([-sin * math.sin(pitch), cos * math.sin(pitch), math.cos(pitch)])
+        self._axes = np.stack([np.array([cos, sin, 0.0]), up, ahead], axis=1)
+        self.horizon = 0.5 - FOCAL * math.tan(pitch) + shift[1]
+
+    def see(self, points: Float[np.ndarray, "n 3"]) -> list[Point] | None:
+        """Where points appear in the picture; nothing if one of them is behind the camera."""
+        seen = (points - self.position) @ self._axes
+        if seen[:, 2].min() < _NEAR:
+            return None
+        x = 0.5 + FOCAL * seen[:, 0] / seen[:, 2] + self.shift[0]
+        y = 0.5 - FOCAL * seen[:, 1] / seen[:, 2] + self.shift[1]
+        return list(zip(x.tolist(), y.tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class Prism:
+    """An upright prism on the ground.
+
+    Attributes:
+        base: corners of its convex base, counter-clockwise from above.
+        height: of its top.
+        sides: colour of each side.
+        panels: colour of a panel on each side, or none.
+    """
+
+    base: Float[np.ndarray, "n 2"]
+    height: float
+    sides: Sequence[Colour]
+    panels: Sequence[Colour | None] = field(default_factory=tuple)
+
+    def draw(self, canvas: Canvas, camera: Camera) -> None:
+        """Draw the sides that face the camera, and the top."""
+        for i, colour in enumerate(self.sides):
+            ends = self.base[[i, (i + 1) % len(self.base)]]
+            _face(canvas, camera, self._wall(ends, 0.0, self.height), colour)
+            if self.panels and (panel := self.panels[i]) is not None:
+                inner = ends + 0.25 * (ends[::-1] - ends)
+                _face(canvas, camera, self._wall(inner, 0.25 * self.height, 0.75 * self.height), panel)
+        top = np.column_stack([self.base, np.full(len(self.base), self.height)])
+        _face(canvas, camera, top, _mixed(self.sides[0], (255, 255, 255), 0.45))
+
+    @staticmethod
+    def _wall(ends: Float[np.ndarray, "2 2"], low: float, high: float) -> Float[np.ndarray, "4 3"]:
+        (x0, y0), (x1, y1) = ends
+        return np.array([[x0, y0, low], [x1, y1, low], [x1, y1, high], [x0, y0, high]])
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Prisms, flat pieces on the ground (corners, colour), and the colours of ground and sky."""
+
+    prisms: Sequence[Prism]
+    pieces: Sequence[tuple[Float[np.ndarray, "n 2"], Colour]]
+    ground: Colour
+    sky: Colour
+
+    def view(self, size: int, camera: Camera) -> Image.Image:
+        """The scene as a camera sees it."""
+        canvas = Canvas(size, self.sky)
+        canvas.polygon([(0, camera.horizon), (1, camera.horizon), (1, 1), (0, 1)], self.ground)
+        for corners, colour in self.pieces:
+            _face(canvas, camera, np.column_stack([corners, np.zeros(len(corners))]), colour, edge=False)
+        eye = camera.position[:2]
+        for prism in sorted(self.prisms, key=lambda prism: -float(np.linalg.norm(prism.base.mean(axis=0) - eye))):
+            prism.draw(canvas, camera)
+        return canvas.finish()
+
+
+def scene(seed: int, *, posts: int, landmarks: int, alike: float) -> Scene:
+    """The scene of a seed.
+
+    Args:
+        seed: of shapes, places and colours.
+        posts: number of posts about the block.
+        landmarks: number of far things.
+        alike: how nearly the block's sides have one colour, 0 to 1.
+    """
+    rng = np.random.default_rng(seed)
+    colours = palette(seed, 8)
+    sides = int(rng.integers(3, 6))
+    turn = rng.uniform(0, 2 * np.pi)
+    block = _ring(sides, 0.62 * (4 / sides) ** 0.3, turn + rng.uniform(-0.25, 0.25, sides))
+    faces = [_mixed(colour, colours[0], alike) for colour in colours[:sides]]
+    panels = [_mixed(colours[(i + 3) % 8], colours[0], alike) if rng.random() < 0.7 else None for i in range(sides)]
+    prisms = [Prism(block, float(rng.uniform(0.8, 1.2)), faces, panels)]
+    for i, angle in enumerate(_spread(rng, 5)[:posts]):
+        place = 1.05 * np.array([np.cos(angle), np.sin(angle)])
+        base = place + _ring(6, float(rng.uniform(0.1, 0.15)), np.zeros(6))
+        prisms.append(Prism(base, float(rng.uniform(0.3, 0.8)), [colours[(i + 2) % 8]] * 6))
+    for i, angle in enumerate(_spread(rng, 12)[:landmarks]):
+        place = rng.uniform(6, 9) * np.array([np.cos(angle), np.sin(angle)])
+        base = place + _ring(4, float(rng.uniform(0.4, 0.8)), np.full(4, rng.uniform(0, 2 * np.pi)))
+        prisms.append(Prism(base, float(rng.uniform(1.5, 4.0)), [colours[(i * 3 + 1) % 8]] * 4))
+    light = float(rng.uniform(0.55, 1.0))
+    ground: Colour = tuple((light * rng.uniform(120, 200, 3)).astype(int).tolist())
+    sky: Colour = tuple(rng.uniform(150, 240, 3).astype(int).tolist())
+    pieces = [(_ring(24, 1.35, np.zeros(24)), _mixed(ground, (255, 255, 255), 0.35))]
+    for angle, away in zip(rng.uniform(0, 2 * np.pi, 14), rng.uniform(1.7, 5.5, 14), strict=True):
+        place = away * np.array([np.cos(angle), np.sin(angle)])
+        pieces.append(
+            (place + _ring(5, float(rng.uniform(0.15, 0.35)), np.full(5, angle)), _mixed(ground, (0, 0, 0), 0.3))
+        )
+    return Scene(prisms, pieces, ground, sky)
+
+
+def _ring(n: int, radius: float, turns: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n 2"]:
+    angles = 2 * np.pi * np.arange(n) / n + turns
+    return radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def _spread(rng: np.random.Generator, n: int) -> Float[np.ndarray, " n"]:
+    """n angles all round in random order, no two close."""
+    return rng.permutation(2 * np.pi * (np.arange(n) + rng.uniform(-0.3, 0.3, n)) / n + rng.uniform(0, 2 * np.pi))
+
+
+def _mixed(one: Colour, other: Colour, share: float) -> Colour:
+    red, green, blue = (round(a + share * (b - a)) for a, b in zip(one, other, strict=True))
+    return red, green, blue
+
+
+def _face(
+    canvas: Canvas, camera: Camera, corners: Float[np.ndarray, "n 3"], colour: Colour, *, edge: bool = True
+) -> None:
+    """Draw a flat face if it is before the camera and turned to it (counter-clockwise as seen from outside)."""
+    seen = camera.see(corners)
+    if seen is None:
+        return
+    area = sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in zip(seen, [*seen[1:], seen[0]], strict=True))
+    if area < 0:
+        canvas.polygon(seen, colour, outline=(30, 30, 30) if edge else None, width=0.005)
