@@ -21,7 +21,9 @@ Outline = list[Point]
 
 def _polar(*waves: tuple[int, float], n: int = 72) -> Outline:
     angles = np.linspace(0, 2 * np.pi, n, endpoint=False)
-    radii = 1 + sum(height * np.cos(wave * angles) for wave, height in waves)
+    radii = np.ones(n)
+    for wave, height in waves:
+        radii += height * np.cos(wave * angles)
     return [(r * math.sin(a), -r * math.cos(a)) for r, a in zip(radii, angles, strict=True)]
 
 
@@ -57,8 +59,10 @@ _PLAIN: dict[str, Outline] = {
     "star": regular(5, (0, 0), 1, inner=0.42),
     "spark": regular(4, (0, 0), 1, inner=0.36),
     "sun": regular(9, (0, 0), 1, inner=0.66),
-    "cross": [(-0.4, -1.1), (0.4, -1.1), (0.4, -0.4), (1.1, -0.4), (1.1, 0.4), (0.4, 0.4), (0.4, 1.1), (-0.4, 1.1)]
-    + [(-0.4, 0.4), (-1.1, 0.4), (-1.1, -0.4), (-0.4, -0.4)],
+    "cross": [
+        *[(-0.4, -1.1), (0.4, -1.1), (0.4, -0.4), (1.1, -0.4), (1.1, 0.4), (0.4, 0.4)],
+        *[(0.4, 1.1), (-0.4, 1.1), (-0.4, 0.4), (-1.1, 0.4), (-1.1, -0.4), (-0.4, -0.4)],
+    ],
     "heart": _heart(),
     "crescent": _crescent(),
     "clover": _polar((4, 0.32)),
@@ -128,6 +132,12 @@ def with_values_of(pixels: Float[np.ndarray, "H W 3"], other: Float[np.ndarray, 
         order = np.argsort(pixels[..., channel], axis=None)
         result[..., channel].flat[order] = np.sort(other[..., channel], axis=None)
     return result
+
+
+def rgb(colour: Float[np.ndarray, " channel"]) -> Colour:
+    """Numbers from 0 to 255 as a colour."""
+    red, green, blue = (int(value) for value in colour)
+    return red, green, blue
 
 
 def picture(pixels: Float[np.ndarray, "H W 3"]) -> Image.Image:

@@ -1,19 +1,19 @@
 """A shore: things by a lake and on the near bank, with reflections, shadows, a ground and the grain of a camera.
 
 Each of five traces of a consistent picture can be broken alone, in one of four ways, so that each split has ways of its
-own. Breaks move and turn things, or trade one noise for another of the same gradient energy, so that they leave the
-amount of ink and of edges as it was.
+own. A break moves or turns a thing, or puts next to each other what a consistent picture has all over, so that the
+amount of ink, of edges and of noise tells nothing.
 
     shadow       one thing's shadow falls in another direction than the others'
     reflection   one thing is mirrored beside its place, slanted, in another's colour, or stretched
     tiles        the ground repeats itself
-    grain        the grain of one part of the picture has other statistics
-    grid         a faint regular lattice, as upsampling leaves it, lies over the picture
+    grain        one part of the picture has a grain of other statistics than the rest
+    grid         one part of the picture has a regular lattice in its grain, as upsampling leaves it
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,10 +22,10 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from interp.tasks.perception.drawing.canvas import Canvas, Colour, Point
-from interp.tasks.perception.drawing.colour import noise
-from interp.tasks.perception.drawing.scenes import SHAPES, picture
+from interp.tasks.perception.drawing.scenes import SHAPES, picture, rgb
 
 Field = Float[np.ndarray, "H W"]
+Direction = Float[np.ndarray, " xy"]
 BREAKS: dict[str, tuple[str, ...]] = {
     "shadow": ("to the other side", "upwards", "back and across", "towards the front"),
     "reflection": ("beside", "slanted", "recoloured", "stretched"),
@@ -56,12 +56,14 @@ class Look:
         colours: of sky, water, ground and things.
         texture: contrast of the ground, as a share of its colour.
         grain: standard deviation of the camera's noise, 0 to 1.
+        ways: kind of break -> the way in which it occurs, also as a grain that is the same all over.
     """
 
     shapes: Sequence[str]
     colours: Sequence[Colour]
     texture: float
     grain: float
+    ways: Mapping[str, str]
 
 
 def shore(rng: np.random.Generator, size: int, look: Look, wrong: Break | None) -> Image.Image:
@@ -80,7 +82,11 @@ def shore(rng: np.random.Generator, size: int, look: Look, wrong: Break | None) 
     canvas = Canvas(size, (np.clip(pixels, 0, 1) * 255).astype(np.uint8))
     _near_things(rng, canvas, look, order[3:6], wrong)
     pixels = np.asarray(canvas.finish(), np.float32) / 255
-    return picture(pixels + look.grain * _grain(rng, size, wrong)[..., None])
+    return picture(pixels + look.grain * _grain(rng, size, look.ways, wrong)[..., None])
+
+
+def _at(outline: Float[np.ndarray, "corner 2"], x: float, y: float) -> list[Point]:
+    return [(px + x, py + y) for px, py in outline.tolist()]
 
 
 def _only(wrong: Break | None, kind: str) -> Break | None:
@@ -96,20 +102,20 @@ def _far_things(
     for i, x in enumerate(np.array([0.19, 0.5, 0.81]) + rng.uniform(-0.05, 0.05, 3)):
         outline = np.array(SHAPES[look.shapes[int(rng.integers(len(look.shapes)))]]) * rng.uniform(0.07, 0.085)
         outline[:, 1] -= outline[:, 1].max()
-        canvas.polygon((outline + (x, FAR)).tolist(), colours[i])
+        canvas.polygon(_at(outline, x, FAR), colours[i])
         mirrored = outline * (1, -1)
         colour = np.array(colours[i], float)
         if wrong is not None and i == odd:
             if wrong.way == "beside":
-                mirrored = mirrored + (side * 0.13 * wrong.strength, 0)
+                mirrored = mirrored + np.array([side * 0.13 * wrong.strength, 0])
             elif wrong.way == "slanted":
                 mirrored = mirrored + np.stack([mirrored[:, 1] * side * 1.1 * wrong.strength, 0 * mirrored[:, 1]], 1)
             elif wrong.way == "stretched":
                 mirrored = mirrored * (1 - 0.4 * wrong.strength, 1 + 0.5 * wrong.strength)
             else:
                 colour += wrong.strength * (np.array(colours[(i + 1) % 3], float) - colour)
-        dimmed = tuple(int(value) for value in 0.65 * colour + 0.35 * np.array(water, float))
-        canvas.polygon((mirrored + (x, FAR)).tolist(), dimmed)
+        dimmed = rgb(0.65 * colour + 0.35 * np.array(water, float))
+        canvas.polygon(_at(mirrored, x, FAR), dimmed)
 
 
 def _near_things(
@@ -131,15 +137,15 @@ def _near_things(
             cast = _between(sun, other, wrong.strength)
         height = -outline[:, 1]
         shadow = np.stack([outline[:, 0] + height * cast[0], height * cast[1]], 1)
-        standing.append((base, (outline + (x, base)).tolist(), (shadow + (x, base)).tolist(), colours[i]))
-    soil = tuple(int(value * 0.45) for value in look.colours[2])
-    for _, _, shadow, _ in standing:
-        canvas.polygon(shadow, soil)
-    for _, outline, _, colour in sorted(standing):
-        canvas.polygon(outline, colour, outline=(25, 25, 25), width=0.004)
+        standing.append((base, _at(outline, x, base), _at(shadow, x, base), colours[i]))
+    soil = rgb(0.45 * np.array(look.colours[2], float))
+    for _, _, cast_there, _ in standing:
+        canvas.polygon(cast_there, soil)
+    for _, corners, _, colour in sorted(standing):
+        canvas.polygon(corners, colour, outline=(25, 25, 25), width=0.004)
 
 
-def _between(one: Float[np.ndarray, "2"], other: Float[np.ndarray, "2"], share: float) -> Float[np.ndarray, "2"]:
+def _between(one: Direction, other: Direction, share: float) -> Direction:
     """A direction turned from one towards another, and as long as on the way."""
     start, end = np.arctan2(one[1], one[0]), np.arctan2(other[1], other[0])
     angle = start + share * ((end - start + np.pi) % (2 * np.pi) - np.pi)
@@ -148,11 +154,10 @@ def _between(one: Float[np.ndarray, "2"], other: Float[np.ndarray, "2"], share: 
 
 
 def _ground(rng: np.random.Generator, size: int, wrong: Break | None) -> Field:
-    """A texture of mean 0 and a given gradient energy; a break lets a piece of it come again."""
-    whole = noise(rng, size, octaves=3, coarse=9, decay=0.8) - 0.5
-    energy = _energy(whole)
+    """Blotches of mean 0 and spread 1; a break lets a piece of them come again and again."""
+    whole = _blotches(rng, size)
     if wrong is not None:
-        low, side = round(WATER * size) + 1, max(6, round(0.2 * size))
+        low, side = round(WATER * size) + 1, max(6, round(0.18 * size))
         left, top = int(rng.integers(size - side)), int(rng.integers(low, max(low + 1, size - side)))
         tile = whole[top : top + side, left : left + side]
         again = (size // side + 2, size // side + 2)
@@ -162,43 +167,45 @@ def _ground(rng: np.random.Generator, size: int, wrong: Break | None) -> Field:
             tile, again = whole[:, left : left + side], (1, again[1])
         elif wrong.way == "rows":
             tile, again = whole[top : top + side // 2], (2 * again[0], 1)
-        repeated = np.tile(tile - tile.mean(), again)[:size, :size]
+        repeated = np.tile(tile, again)[:size, :size]
         whole = wrong.strength * repeated + np.sqrt(1 - wrong.strength**2) * whole
-    return whole * energy / _energy(whole)
+    below = whole[round(WATER * size) :]
+    return (whole - below.mean()) / below.std()
 
 
-def _energy(field: Field) -> float:
-    """Mean absolute difference of neighbouring pixels, of both directions."""
-    return float(np.abs(np.diff(field, axis=0)).mean() + np.abs(np.diff(field, axis=1)).mean()) / 2
+def _blotches(rng: np.random.Generator, size: int) -> Field:
+    field = gaussian_filter(rng.normal(size=(size, size)), size / 40)
+    return np.tanh(3 * field / field.std())
 
 
-def _grain(rng: np.random.Generator, size: int, wrong: Break | None) -> Field:
-    """White noise of variance 1; a break lets part of it have another form, of the same gradient energy."""
-    white = rng.normal(size=(size, size))
-    kind = None if wrong is None else wrong.kind
-    if wrong is None or kind not in ("grain", "grid"):
-        return white
-    if kind == "grid":
-        wave = np.where(np.arange(size) // max(1, size // 80) % 2, 1.0, -1.0)
-        ways = {
-            "rows": np.broadcast_to(wave[:, None], white.shape),
-            "columns": np.broadcast_to(wave, white.shape),
-            "chequered": wave[:, None] * wave,
-            "lattice": np.maximum(wave[:, None], wave) - 0.5,
-        }
-        other = ways[wrong.way]
-        other = wrong.strength * other + np.sqrt(1 - wrong.strength**2) * white
-        return other * _energy(white) / _energy(other)
-    width = max(1.0, size / 80)
-    blurs = {"coarse": (width, width), "streaked": (0.0, 2 * width), "vertical": (2 * width, 0.0)}
-    if wrong.way == "blocky":
+def _grain(rng: np.random.Generator, size: int, ways: Mapping[str, str], wrong: Break | None) -> Field:
+    """Noise of variance 1: white noise and another one in the same mixture all over, or, if broken, by parts."""
+    kind = str(rng.choice(["grain", "grid"]))
+    share: Field | float = rng.uniform(0.3, 0.7)
+    if wrong is not None and wrong.kind in ("grain", "grid"):
+        kind, turn, side = wrong.kind, rng.uniform(0, 2 * np.pi), int(rng.integers(2)) * 2 - 1
+        x, y = np.meshgrid(np.linspace(-0.5, 0.5, size), np.linspace(-0.5, 0.5, size))
+        part = np.cos(turn) * x + np.sin(turn) * y > rng.uniform(-0.15, 0.15)
+        share = 0.5 + np.where(part, side, -side) * 0.5 * wrong.strength
+    other = (_lattice if kind == "grid" else _coloured)(rng, size, ways[kind])
+    return np.sqrt(share) * other / other.std() + np.sqrt(1 - share) * rng.normal(size=(size, size))
+
+
+def _lattice(rng: np.random.Generator, size: int, way: str) -> Field:
+    at = np.arange(size) // max(1, size // 80)
+    wave, other = np.where(at % 2, 1.0, -1.0), np.where(at // 2 % 2, 1.0, -1.0)
+    if way == "rows":
+        return np.broadcast_to(wave[:, None], (size, size))
+    if way == "columns":
+        return np.broadcast_to(wave, (size, size))
+    return other[:, None] * other if way == "chequered" else np.maximum(other[:, None], other)
+
+
+def _coloured(rng: np.random.Generator, size: int, way: str) -> Field:
+    if way == "blocky":
         side = max(2, size // 40)
         small = rng.normal(size=(size // side + 1, size // side + 1))
-        other = np.kron(small, np.ones((side, side)))[:size, :size]
-    else:
-        other = gaussian_filter(rng.normal(size=white.shape), blurs[wrong.way])
-    other *= _energy(white) / _energy(other) * 0.7
-    x, y = np.meshgrid(np.linspace(0, 1, size), np.linspace(0, 1, size))
-    middle: Point = tuple(rng.uniform(0.3, 0.7, 2))
-    part = np.hypot(x - middle[0], y - middle[1]) < 0.2 + 0.3 * wrong.strength
-    return np.where(part, wrong.strength * other + (1 - wrong.strength) * white, white)
+        return np.kron(small, np.ones((side, side)))[:size, :size]
+    width = max(1.0, size / 80)
+    blurs = {"coarse": (width, width), "streaked": (0.0, 2 * width), "vertical": (2 * width, 0.0)}
+    return gaussian_filter(rng.normal(size=(size, size)), blurs[way])

@@ -47,8 +47,10 @@ class Frame:
     def hashed(self, *cells: Field) -> Field:
         """A random number of 0 to 1 for each cell, the same all over it."""
         seed = int(self.rng.integers(1 << 16))
-        mixed = sum(cell.astype(np.int64) * prime for cell, prime in zip(cells, (73856093, 19349663), strict=False))
-        mixed = (mixed + seed * 83492791) & 0xFFFFFFFF
+        mixed = np.full(self.u.shape, seed * 83492791, np.int64)
+        for cell, prime in zip(cells, (73856093, 19349663), strict=False):
+            mixed += cell.astype(np.int64) * prime
+        mixed &= 0xFFFFFFFF
         mixed = ((mixed ^ (mixed >> 15)) * 0x2C1B3C6D) & 0xFFFFFFFF
         return ((mixed ^ (mixed >> 13)) & 0xFFFF) / 65536.0
 

@@ -34,14 +34,14 @@ class ForensicDetection(PerceptionTask):
         look = Look(
             shapes=[request.choose(list(SHAPES), salt="forensic shapes") for _ in range(3)],
             colours=palette(request.choose(PALETTES, salt="forensic palettes"), 9),
-            texture=rng.uniform(0.5, 0.8),
-            grain=rng.uniform(0.05, 0.08),
+            texture=rng.uniform(0.2, 0.3),
+            grain=rng.uniform(0.06, 0.1),
+            ways={kind: pool(ways, request.split, salt=f"forensic {kind}")[0] for kind, ways in BREAKS.items()},
         )
         kinds = [list(BREAKS)[i] for i in rng.permutation(len(BREAKS))]
         wrongs: list[Break | None] = [None]
         for kind in kinds[: self.forms[request.form] - 1]:
-            way = pool(BREAKS[kind], request.split, salt=f"forensic {kind}")[0]
-            wrongs.append(Break(kind, way, request.dial(1.0, 0.3)))
+            wrongs.append(Break(kind, look.ways[kind], request.dial(1.0, 0.3)))
         pictures = [shore(rng, request.size, look, wrong) for wrong in wrongs]
         shown = request.at_places(list(zip(pictures, wrongs, strict=True)))
         if request.form == "yes_no":

@@ -1,8 +1,9 @@
 """Visual Similarity: which of two pictures is more like the first, in a declared metric.
 
 After BLINK's visual similarity questions (Fu et al. 2024), whose judgements are human; here the metric is declared. A
-scene is three latent vectors on spheres: the outlines of three shapes (weight 5/12), their places (1/3) and the direction
-of the stripes behind them (1/4). A candidate is the reference turned by some angle towards another scene in each, and
+scene is three latent vectors on spheres: the outlines of three shapes (weight 5/12), their places (1/3) and the
+direction of the stripes behind them (1/4). A candidate is the reference turned by some angle towards another scene
+in each, and
 
     distance^2 = sum over the three of weight * angle^2
 
@@ -22,6 +23,7 @@ from jaxtyping import Float
 from interp.tasks.perception.base import Draft, PerceptionTask, Request
 from interp.tasks.perception.drawing.canvas import Canvas, Colour
 from interp.tasks.perception.drawing.colour import palette
+from interp.tasks.perception.drawing.scenes import rgb
 from interp.tasks.perception.items import PerceptionItem
 
 OPTIONS = ("the second image", "the third image")
@@ -30,7 +32,7 @@ N = 3
 WAVES = np.arange(2, 5)
 SIZES = {"outlines": N * 2 * len(WAVES), "places": N * 2, "stripes": 2}
 SCENES, PALETTES = range(2000), range(200)
-Vector = Float[np.ndarray, "d"]
+Vector = Float[np.ndarray, " d"]
 
 
 @dataclass(frozen=True)
@@ -145,8 +147,7 @@ class VisualSimilarity(PerceptionTask):
         shift = rng.uniform(-1, 1, 2) * request.dial(0.03, 0.07)
         for outline, place, colour in zip(scene.outlines(), scene.places(), order[1:], strict=False):
             points = outline * radius + place + shift
-            fill = tuple(int(value) for value in colour)
-            canvas.polygon([tuple(p) for p in points.tolist()], fill, outline=(20, 20, 20), width=0.008)
+            canvas.polygon([tuple(p) for p in points.tolist()], rgb(colour), outline=(20, 20, 20), width=0.008)
         return canvas.finish()
 
 
