@@ -157,12 +157,13 @@ def _chat_frame(asked: _Asked) -> Frame | None:
         messages.append({"role": role, "content": shown + text if listed else mark})
     writer = model.tokenizer if model.processor is None else model.processor
     try:
-        text = str(writer.apply_chat_template(messages, tokenize=False))
+        written = str(writer.apply_chat_template(messages, tokenize=False))
     except (TemplateError, TypeError, KeyError, ValueError):
         return None
-    if re.findall("|".join(map(re.escape, marks)), text) != marks:
+    pattern = "|".join(map(re.escape, marks))
+    if re.findall(pattern, written) != marks:
         return None
-    pieces = tuple(re.split("|".join(map(re.escape, marks)), text))
+    pieces = tuple(re.split(pattern, written))
     if not n_images:
         return Frame(pieces, "")
     for placeholder in _placeholders(model):

@@ -1,0 +1,145 @@
+"""Training examples, checked and encoded before the model trains, in an order that depends on the seed alone.
+
+The order is laid out for the whole run: one permutation an epoch. Within a step examples are sorted by length, which
+makes micro-batches of like lengths and leaves the step's gradient as it is, since its loss is the mean over all answer
+tokens of the step. The same examples make a step however many processes share it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from interp.errors import CrosstaskError
+from interp.images import Image
+from interp.models.base import Model
+from interp.tasks.perception.base import generator
+from interp.tasks.perception.items import PerceptionItem
+from interp.tasks.perception.registry import perception_task
+from interp.tuning.config import TuneConfig
+from interp.tuning.encoding import Encoded, encode
+
+SIDE = 224
+"""Side of pictures for a model that takes any."""
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A conversation about pictures to learn from.
+
+    Attributes:
+        name: how errors call it.
+        images: shown first.
+        turns: (question, answer) pairs.
+    """
+
+    name: str
+    images: tuple[Image, ...]
+    turns: tuple[tuple[str, str], ...]
+
+
+def example_of(item: PerceptionItem) -> Example:
+    """A perception item as a conversation of one turn."""
+    return Example(item.name, item.images, ((item.prompt, item.answer),))
+
+
+def training_examples(config: TuneConfig, model: Model | None = None) -> list[Example]:
+    """What a configuration trains on, not yet encoded.
+
+    Args:
+        config: its task, and how much of it.
+        model: gives the size of pictures where the configuration does not.
+
+    Raises:
+        CrosstaskError: there is no such task, or a file's entry is wrong.
+    """
+    if Path(config.task).suffix in (".json", ".jsonl"):
+        return _from_file(config)
+    task = perception_task(config.task)
+    size = config.size or (picture_side(model) if model is not None else SIDE)
+    drawn = {"form": config.form, "difficulty": config.difficulty, "size": size, "seed": config.order_seed}
+    return [example_of(task.item("train", index, **drawn)) for index in range(config.n_examples)]  # type: ignore[arg-type]
+
+
+def _from_file(config: TuneConfig) -> list[Example]:
+    from interp.tasks.perception.datasets import training_data
+
+    return training_data(Path(config.task))[: config.examples]
+
+
+def picture_side(model: Model) -> int:
+    """The side of pictures that the model's tower takes, or 224 where it takes any."""
+    vision = getattr(model.module.config, "vision_config", None)
+    side = getattr(vision, "image_size", None)
+    side = side[0] if isinstance(side, list | tuple) else side
+    return max(int(side), 32) if side else SIDE
+
+
+def encode_all(model: Model, examples: Sequence[Example], *, tick: Callable[[], None] | None = None) -> list[Encoded]:
+    """Every example as tokens, or the first error with the example's name.
+
+    Args:
+        model: the model.
+        examples: at least one.
+        tick: called after each.
+
+    Raises:
+        CrosstaskError: there is no example, or one cannot be encoded or has no answer.
+    """
+    if not examples:
+        raise CrosstaskError("there is nothing to train on: the data has no examples")
+    found = []
+    for number, example in enumerate(examples, start=1):
+        try:
+            if not example.turns or example.turns[-1][1] is None:
+                raise CrosstaskError("it has no answer")
+            found.append(encode(model, example.images, example.turns))
+        except CrosstaskError as error:
+            raise CrosstaskError(f"training example {number} ({example.name!r}) cannot be used: {error}") from error
+        if tick is not None:
+            tick()
+    return found
+
+
+def data_fingerprint(examples: Sequence[Example]) -> str:
+    """sha256 over names, texts and pictures of the examples, in their order."""
+    total = hashlib.sha256()
+    for example in examples:
+        total.update(json.dumps([example.name, example.turns, [image.key for image in example.images]]).encode())
+    return total.hexdigest()
+
+
+def training_order(lengths: Sequence[int], *, steps: int, batch: int, seed: int) -> list[int]:
+    """Indices of examples for a whole run, `steps * batch` of them.
+
+    Args:
+        lengths: tokens of each example.
+        steps: optimiser steps.
+        batch: examples a step.
+        seed: of the permutations, one an epoch.
+    """
+    n, wanted = len(lengths), steps * batch
+    epochs = [generator("order", seed, epoch).permutation(n) for epoch in range(math.ceil(wanted / n))]
+    order = np.concatenate(epochs)[:wanted].tolist()
+    groups = (order[start : start + batch] for start in range(0, wanted, batch))
+    return [index for group in groups for index in sorted(group, key=lambda i: (-lengths[i], i))]
+
+
+class OrderedData(Dataset):
+    """Encoded examples in the order of a run."""
+
+    def __init__(self, data: Sequence[Encoded], order: Sequence[int]) -> None:
+        self.data, self.order = data, order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, place: int) -> Encoded:
+        return self.data[self.order[place]]
