@@ -131,12 +131,13 @@ def vision_for(
 
 
 @torch.no_grad()
-def last_logits(model: Model, inputs: dict[str, Tensor], columns: int, **options: Any) -> Float[Tensor, "B columns V"]:
+def last_logits(
+    model: Model, inputs: dict[str, Tensor], columns: int, *, use_cache: bool = False, **options: Any
+) -> Float[Tensor, "B columns V"]:
     """Logits of the last columns of a batch, given as token ids or as embeddings."""
     held = inputs["inputs_embeds" if "inputs_embeds" in inputs else "input_ids"]
-    more: dict[str, Any] = {}
+    more: dict[str, Any] = {"use_cache": use_cache}
     if "logits_to_keep" in inspect.signature(model.module.forward).parameters:
         # An index, where a number would make a strided slice, of which a linear layer multiplies every row alone.
         more["logits_to_keep"] = torch.arange(held.shape[1] - columns, held.shape[1], device=held.device)
-    output = model.forward(inputs, logits=None, use_cache=False, **more, **options)
-    return output.logits[:, -columns:]
+    return model.forward(inputs, logits=None, **more, **options).logits[:, -columns:]
