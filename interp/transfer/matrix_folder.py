@@ -181,7 +181,7 @@ def read_items(folder: Path, *, form: str | None = None) -> pd.DataFrame | None:
         items["source"].map({name: identity(name) for name in items["source"].unique()}).replace("", BASELINE)
     )
     items["target"] = items["target"].map({name: identity(name) for name in items["target"].unique()})
-    items["fraction"] = pd.to_numeric(items["fraction"], errors="coerce")
+    items["fraction"] = pd.to_numeric(items["fraction"], errors="coerce").where(items["source"] != BASELINE)
     items["correct"] = _right(path, items["correct"])
     cell = ["source", "seed", "fraction", "target", "form", "item"]
     if (twice := items.duplicated(cell)).any():
