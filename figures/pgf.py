@@ -29,7 +29,8 @@ def factor_heatmap(
     Args:
         edges: table with columns source, target, family, mean, sd, runs, q.
         short: task -> what to write at the axes.
-        constant: table with columns source, target of cells to mark with a corner.
+        constant: table of constant_cells.csv; cells of which a run gives one letter, or half of the runs have as many
+            right answers as a letter has keys, are marked with a corner.
         measure: what the factors are called.
     """
     sources, targets = _axes_of(edges)
@@ -47,7 +48,9 @@ def factor_heatmap(
         place = {"ha": "center", "color": colour}
         ax.text(j, i - 0.04, _plain(mean[i, j]) + star, va="bottom" if below else "center", fontsize=7.5, **place)
         ax.text(j, i + 0.08, below, va="top", fontsize=5.5, **place)
-    _corners(ax, constant, sources, targets)
+    if constant is not None:
+        marked = (constant["constant_runs"] > 0) | (constant["key_count_runs"] >= constant["runs"] / 2)
+        _corners(ax, constant[marked], sources, targets)
     _dress(ax, edges, sources, targets, short)
     bar = figure.colorbar(image, ax=ax, extend="both", shrink=0.7, pad=0.02)
     bar.set_label(f"{measure}, mean over runs")
@@ -72,7 +75,7 @@ def accuracy_heatmap(edges: pd.DataFrame, *, short: Mapping[str, str]) -> Figure
     image = ax.imshow(values, cmap="Blues", norm=Normalize(0, 100), aspect="auto")
     for i, j in np.ndindex(values.shape):
         below = "" if np.isnan(spread[i, j]) else f"±{spread[i, j]:.1f}"
-        place = {"ha": "center", "color": "white" if values[i, j] > 62 else "#111111"}
+        place = {"ha": "center", "color": "white" if values[i, j] > 55 else "#111111"}
         ax.text(j, i - 0.04, f"{values[i, j]:.1f}", va="bottom" if below else "center", fontsize=7.5, **place)
         ax.text(j, i + 0.08, below, va="top", fontsize=5.5, **place)
     ax.axhline(0.5, **_LINE)
@@ -153,10 +156,8 @@ def _dress(
         ax.axvline(extras[0] - 0.5, **_LINE)
 
 
-def _corners(ax: Axes, cells: pd.DataFrame | None, sources: Sequence[str], targets: Sequence[str]) -> None:
+def _corners(ax: Axes, cells: pd.DataFrame, sources: Sequence[str], targets: Sequence[str]) -> None:
     """A dark corner in every marked cell."""
-    if cells is None:
-        return
     for source, target in zip(cells["source"], cells["target"], strict=True):
         i, j = sources.index(source), targets.index(target)
         corner = [(j + 0.5, i - 0.5), (j + 0.22, i - 0.5), (j + 0.5, i - 0.22)]

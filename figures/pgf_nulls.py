@@ -74,7 +74,7 @@ def variance_bars(variance: pd.DataFrame) -> Figure:
         variance: table of variance.csv.
     """
     shares = variance.set_index("part")
-    figure = Figure(figsize=(8.6, 3.4), layout="constrained")
+    figure = Figure(figsize=(8.6, 3.8), layout="constrained")
     ax = figure.subplots()
     for place, (part, (_, colour)) in enumerate(PARTS.items()):
         share, chance = float(shares.loc[part, "share"]), float(shares.loc[part, "chance"])
@@ -91,12 +91,15 @@ def variance_bars(variance: pd.DataFrame) -> Figure:
     ax.set_axisbelow(True)
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
-    said = {"run_noise": "noise of the runs {:.0%}", "reliability": "reliability of what pairs add {:.2f}"}
-    said["symmetric_ceiling"] = "most a similarity can correlate with it {:.2f}"
-    known = [
+    said = {
+        "run_noise": "noise of the runs alone: {:.0%} of the variance",
+        "reliability": "reliability over runs of what pairs add: {:.2f}",
+        "symmetric_ceiling": "most that a similarity without direction can correlate with it: {:.2f}",
+    }
+    lines = [
         text.format(shares.loc[part, "share"]) for part, text in said.items() if pd.notna(shares.loc[part, "share"])
     ]
-    figure.suptitle("What the matrix is made of" + (": " + "; ".join(known) if known else ""), fontsize=10)
+    ax.set_title("\n".join(lines), loc="left", fontsize=9)
     handles = [
         Patch(color="#888888", label="measured"),
         Line2D([], [], color="#222222", lw=2, label="unstructured noise would have"),

@@ -43,7 +43,7 @@ def all_figures(
             factor_heatmap(edges, short=short, constant=tables["constant_cells"], measure=MEASURES[measure]),
             "Mean over runs with the standard deviation below; rows are sources, columns targets, boxes a task on "
             "itself. * differs from the baseline item by item (false discovery rate 5 %, where items are known). An "
-            "orange corner: in some run the cell may always give one letter.",
+            "orange corner: the cell may always give one letter.",
         )
     }
     if edges["accuracy"].notna().any():

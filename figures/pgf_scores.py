@@ -140,9 +140,12 @@ def dose_scatter(
     for ax, (sign, colour) in zip(axes, SIGNS.items(), strict=True):
         name = f"transferability_{sign}"
         ax.scatter(x, scores[name], color=colour, s=26)
-        for place, value, task in zip(x, scores[name], scores["task"], strict=True):
+        for rank, index in enumerate(np.argsort(x, kind="stable")):  # labels to the right and left in turn
+            side = 1 if rank % 2 != len(x) % 2 else -1
+            task = scores["task"].iloc[index]
             ax.annotate(
-                short.get(task, task), (place, value), xytext=(4, 3), textcoords="offset points", fontsize=8
+                short.get(task, task), (x[index], scores[name].iloc[index]), xytext=(5 * side, 3),
+                textcoords="offset points", fontsize=8, ha="left" if side > 0 else "right",
             )  # fmt: skip
         if min(x) > 0 and max(x) > 3 * min(x):
             ax.set_xscale("log")

@@ -247,12 +247,9 @@ class Analysis:
 
     def _nulls(self) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
         if len(self.defined) < SMALLEST:
-            columns = (
-                _NULL_COLUMNS,
-                ["null", "sign", "statistic", "value", "count"],
-                ["statistic", "task", *_NULL_COLUMNS[2:]],
-            )
-            return tuple(pd.DataFrame(columns=names) for names in columns)  # type: ignore[return-value]
+            values = ["null", "sign", "statistic", "value", "count"]
+            scores = ["statistic", "task", *_NULL_COLUMNS[2:], "p_family"]
+            return pd.DataFrame(columns=_NULL_COLUMNS), pd.DataFrame(columns=values), pd.DataFrame(columns=scores)
         settings, runs = self.settings, self.whole
         names = [self.labels[index] for index in self.defined]
         given = {"permutations": settings.permutations, "seed": settings.seed}

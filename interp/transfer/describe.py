@@ -18,8 +18,8 @@ NOTES = {
     "the rest is our assignment.",
     "variance": "Shares of the variance off the diagonal, beside the share that unstructured noise would have.",
     "nulls": "p: how often a random matrix reaches the measured value, (b + 1) / (B + 1). p_fewer: or stays below it.",
-    "score_nulls": "Each score with the values of every target (of every source, for malleability) dealt anew. p_family "
-    "holds for the best of all tasks as well.",
+    "score_nulls": "Each score with the values of every target (of every source, for malleability) dealt anew. "
+    "p_family holds for the best of all tasks as well.",
     "constant_targets": "Cells (source and run) in which one letter is more than 90 % of the predictions, and in which "
     "as many answers are right as a letter has keys. A few of the second arise by chance.",
     "dose": "Spearman correlation of training steps with the scores of the sources.",
@@ -96,9 +96,9 @@ def _cliques(analysis: Analysis) -> str:
         if len(rows):
             shuffled, additive = (rows[rows["null"] == null].iloc[0] for null in ("shuffle", "additive"))
             said += (
-                f" The largest {sign} one has {shuffled['observed']:g} tasks; with the values of every target dealt anew "
-                f"it has {shuffled['null_mean']:.1f} on average (p = {shuffled['p']:.2g}), and with sources and targets "
-                f"alone {additive['null_mean']:.1f} (p = {additive['p']:.2g})."
+                f" The largest {sign} one has {shuffled['observed']:g} tasks; with the values of every target dealt "
+                f"anew it has {shuffled['null_mean']:.1f} on average (p = {shuffled['p']:.2g}), and with sources and "
+                f"targets alone {additive['null_mean']:.1f} (p = {additive['p']:.2g})."
             )
     return said
 
@@ -116,7 +116,8 @@ def _variance(analysis: Analysis) -> str:
     if not np.isnan(share["reliability"]):
         said += f" What pairs add has reliability {share['reliability']:.2f} over runs."
     if not np.isnan(share["symmetric_ceiling"]):
-        said += f" A similarity of tasks without direction can correlate with it by {share['symmetric_ceiling']:.2f} at most."
+        most = share["symmetric_ceiling"]
+        said += f" A similarity of tasks without direction can correlate with it by {most:.2f} at most."
     return said
 
 
@@ -134,7 +135,7 @@ def _edges(analysis: Analysis) -> str:
             f" {significant} of {len(cells)} differ from the baseline item by item at a false discovery rate of 5 %."
         )
     elif cells["items_moved"].notna().any():
-        few = (cells["items_moved"].abs() < 6).mean()
+        few = (cells["items_moved"].abs() < 6 - _ROUNDED).mean()
         said += (
             f" {few:.0%} move fewer than 6 items, below which no exact paired test of a run can reach p = 0.05; paired "
             "tests themselves need the items."
