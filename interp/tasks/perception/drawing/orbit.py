@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float
@@ -65,21 +66,26 @@ class Prism:
     sides: Sequence[Colour]
     panels: Sequence[Colour | None] = field(default_factory=tuple)
 
+    @cached_property
+    def corners(self) -> Float[np.ndarray, "8*n 3"]:
+        """Corners of side 0, 1, ...: all lower left ones, lower right, upper right, upper left; then of the panels."""
+        left, right = self.base, self.base[np.arange(1, len(self.base) + 1) % len(self.base)]
+        from_left, from_right = left + 0.25 * (right - left), right + 0.25 * (left - right)
+        places = np.stack([left, right, right, left, from_left, from_right, from_right, from_left])
+        levels = self.height * np.array([0, 0, 1, 1, 0.25, 0.25, 0.75, 0.75])
+        heights = np.broadcast_to(levels[:, None, None], (*places.shape[:2], 1))
+        return np.concatenate([places, heights], axis=2).reshape(-1, 3)
+
     def draw(self, canvas: Canvas, camera: Camera) -> None:
         """Draw the sides that face the camera, and the top."""
+        n, seen = len(self.base), camera.see(self.corners)
+        if seen is None:
+            return
         for i, colour in enumerate(self.sides):
-            ends = self.base[[i, (i + 1) % len(self.base)]]
-            _face(canvas, camera, self._wall(ends, 0.0, self.height), colour)
-            if self.panels and (panel := self.panels[i]) is not None:
-                inner = ends + 0.25 * (ends[::-1] - ends)
-                _face(canvas, camera, self._wall(inner, 0.25 * self.height, 0.75 * self.height), panel)
-        top = np.column_stack([self.base, np.full(len(self.base), self.height)])
-        _face(canvas, camera, top, _mixed(self.sides[0], (255, 255, 255), 0.45))
-
-    @staticmethod
-    def _wall(ends: Float[np.ndarray, "2 2"], low: float, high: float) -> Float[np.ndarray, "4 3"]:
-        (x0, y0), (x1, y1) = ends
-        return np.array([[x0, y0, low], [x1, y1, low], [x1, y1, high], [x0, y0, high]])
+            turned = _face(canvas, seen[i : 4 * n : n], colour)
+            if turned and self.panels and (panel := self.panels[i]) is not None:
+                _face(canvas, seen[4 * n + i :: n], panel)
+        _face(canvas, seen[3 * n : 4 * n], _mixed(self.sides[0], (255, 255, 255), 0.45))
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,9 @@ class Scene:
         canvas = Canvas(size, self.sky)
         canvas.polygon([(0, camera.horizon), (1, camera.horizon), (1, 1), (0, 1)], self.ground)
         for corners, colour in self.pieces:
-            _face(canvas, camera, np.column_stack([corners, np.zeros(len(corners))]), colour, edge=False)
+            seen = camera.see(np.column_stack([corners, np.zeros(len(corners))]))
+            if seen is not None:
+                _face(canvas, seen, colour, edge=False)
         eye = camera.position[:2]
         for prism in sorted(self.prisms, key=lambda prism: -float(np.linalg.norm(prism.base.mean(axis=0) - eye))):
             prism.draw(canvas, camera)
@@ -155,13 +163,9 @@ def _mixed(one: Colour, other: Colour, share: float) -> Colour:
     return red, green, blue
 
 
-def _face(
-    canvas: Canvas, camera: Camera, corners: Float[np.ndarray, "n 3"], colour: Colour, *, edge: bool = True
-) -> None:
-    """Draw a flat face if it is before the camera and turned to it (counter-clockwise as seen from outside)."""
-    seen = camera.see(corners)
-    if seen is None:
-        return
+def _face(canvas: Canvas, seen: Sequence[Point], colour: Colour, *, edge: bool = True) -> bool:
+    """Draw a flat face if it is turned to the camera: its corners are counter-clockwise as seen from outside."""
     area = sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in zip(seen, [*seen[1:], seen[0]], strict=True))
     if area < 0:
         canvas.polygon(seen, colour, outline=(30, 30, 30) if edge else None, width=0.005)
+    return area < 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
+from jaxtyping import Float
 
 from interp.tasks.perception.base import Draft, PerceptionTask, Request
 from interp.tasks.perception.drawing.canvas import Canvas
@@ -57,37 +58,36 @@ class ObjectLocalization(PerceptionTask):
     def oracle(self, item: PerceptionItem) -> int:
         """The box that overlaps more with the thing's extent; yes if the only one agrees with it."""
         truth = item.meta["truth"]
-        overlaps = [overlap(tuple(box), tuple(truth["thing"])) for box in truth["boxes"]]
+        overlaps = [float(overlap(np.array(box), np.array(truth["thing"]))) for box in truth["boxes"]]
         if len(overlaps) == 2:
             return item.options.index("Box A" if overlaps[0] > overlaps[1] else "Box B")
         return item.options.index("yes" if overlaps[0] > 0.95 else "no")
 
 
-def overlap(one: Box, other: Box) -> float:
-    """Intersection over union of two boxes."""
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    common = max(width, 0) * max(height, 0)
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
-    return common / (sum(areas) - common)
+def overlap(one: Float[np.ndarray, "*n 4"], other: Float[np.ndarray, "*n 4"]) -> Float[np.ndarray, "*n"]:
+    """Intersection over union of boxes (x0, y0, x1, y1)."""
+    sides = np.minimum(one[..., 2:], other[..., 2:]) - np.maximum(one[..., :2], other[..., :2])
+    common = np.maximum(sides, 0).prod(axis=-1)
+    areas = sum((box[..., 2:] - box[..., :2]).prod(axis=-1) for box in (one, other))
+    return common / (areas - common)
 
 
 def _boxes(rng: np.random.Generator, aspect: float, *, shared: float) -> tuple[Box, Box]:
     """Two boxes of the same distribution whose intersection over union is near a value."""
+    scales = np.linspace(0.01, 0.5, 50)[:, None]
+    stretch = np.clip(aspect, 0.65, 1.5) ** 0.5
     while True:
-        size = rng.uniform(0.32, 0.5)
-        shape = np.clip(aspect, 0.65, 1.5) ** 0.5
-        half = np.array([size * shape, size / shape]) / 2
-        centre = rng.uniform(0.32, 0.68, 2)
-        base = np.concatenate([centre - half, centre + half])
-        jitters = rng.uniform(-1, 1, (2, 4))
-        for scale in np.linspace(0.02, 0.8, 40):
-            one, two = (base + jitter * scale * np.tile(2 * half, 2) / 2 for jitter in jitters)
-            sides = np.concatenate([one[2:] - one[:2], two[2:] - two[:2]])
-            if sides.min() < 0.15 or min(one.min(), two.min()) < 0.03 or max(one.max(), two.max()) > 0.97:
-                break
-            if abs(overlap(tuple(one), tuple(two)) - shared) < 0.04:
-                return tuple(one.tolist()), tuple(two.tolist())
+        size, centre = rng.uniform(0.32, 0.5), rng.uniform(0.32, 0.68, 2)
+        sides = np.array([size * stretch, size / stretch])
+        base = np.concatenate([centre - sides / 2, centre + sides / 2])
+        # The larger the jitter the less they share; both are as likely to be either
+        one, two = (base + rng.uniform(-1, 1, 4) * np.tile(sides, 2) * scales for _ in range(2))
+        at = int(np.abs(overlap(one, two) - shared).argmin())
+        pair = np.stack([one[at], two[at]])
+        fits = (pair[:, 2:] - pair[:, :2]).min() > 0.15 and pair.min() > 0.03 and pair.max() < 0.97
+        if fits and abs(overlap(pair[0], pair[1]) - shared) < 0.04:
+            (a, b, c, d), (e, f, g, h) = pair.tolist()
+            return (a, b, c, d), (e, f, g, h)
 
 
 def _aside(request: Request, canvas: Canvas, other: Thing, hull: Box) -> None:

@@ -1,6 +1,6 @@
 """Relative Depth: which of two marked points is closer to the camera?
 
-A hall in perspective with posts on its floor and hanging from its ceiling; the marks are on the heads of two. Place,
+A hall in perspective with posts that stand on its floor or hang from its ceiling; the marks are on two heads. Place,
 size as it appears, colour and support of the two heads are drawn without regard to which is the nearer one, so that
 lower, larger and brighter are each right half of the time. What tells the depth is where a stem meets the tiled floor
 or ceiling, haze, the grain of a head's pattern, and what covers what.
@@ -17,6 +17,7 @@ from interp.tasks.perception.drawing.canvas import Canvas, Point
 from interp.tasks.perception.drawing.room import Post, Room, look
 from interp.tasks.perception.items import PerceptionItem
 
+Support = Literal["floor", "ceiling"]
 HALLS, LOOKS = range(400), range(1000, 1400)
 """Seeds of halls and of heads, which are divided among the splits."""
 
@@ -33,16 +34,19 @@ class RelativeDepth(PerceptionTask):
         rng = request.rng
         middle, horizon = float(rng.uniform(4.6, 5.4)), float(rng.uniform(0.45, 0.55))
         hall = request.choose(HALLS, salt="halls")
-        floor, ceiling = rng.uniform(1.0, 1.15, 2).tolist()
+        heights, supports, away = _kind(rng)
+        floor, ceiling = (float(height * rng.uniform(1.0, 1.15)) for height in heights)
         room = Room(request.size, hall, horizon=horizon, floor=floor, ceiling=ceiling, back=middle * 2.2)
         ratio = request.dial(2.6, 1.15) ** 0.5
         seeds = [request.choose(LOOKS, salt="looks") for _ in range(6)]
         columns = _columns(rng)
         near, far = (
-            self._post(rng, x, depth, horizon, seed)
+            _post(rng, x, depth, horizon, seed, supports, away)
             for x, depth, seed in zip(columns, (middle / ratio, middle * ratio), seeds, strict=False)
         )
-        others = self._others(rng, round(request.dial(1, 4)), columns, middle, horizon, seeds[2:])
+        others = []
+        for x, seed in zip(_free(rng, round(request.dial(1, 4)), columns), seeds[2:], strict=False):
+            others.append(_post(rng, x, middle * float(rng.uniform(0.65, 1.8)), horizon, seed, supports, away))
         for post in (near, far, *others):
             room.add(post)
         haze = float(rng.uniform(40, 80) if rng.random() < 0.5 else rng.uniform(190, 230))
@@ -75,30 +79,40 @@ class RelativeDepth(PerceptionTask):
             return item.options.index(("A is closer", "B is closer")[nearest])
         return item.options.index("yes" if nearest == asked else "no")
 
-    def _post(self, rng: np.random.Generator, x: float, z: float, horizon: float, seed: int) -> Post:
-        """A post whose head is where it could be at any depth."""
-        support: Literal["floor", "ceiling"] = "floor" if rng.random() < 0.5 else "ceiling"
-        radius = float(rng.uniform(0.075, 0.105))
-        away = float(rng.uniform(0.0, 0.2))
-        return Post(x, horizon + (-away if support == "floor" else away), radius, z, support, look(seed))
 
-    def _others(
-        self,
-        rng: np.random.Generator,
-        n: int,
-        columns: tuple[float, float],
-        middle: float,
-        horizon: float,
-        seeds: list[int],
-    ) -> list[Post]:
-        """Posts that cover neither mark."""
-        posts = []
-        for seed, tries in zip(seeds[:n], rng.uniform(0.05, 0.95, (n, 10)), strict=True):
-            z = middle * float(rng.uniform(0.65, 1.8))
-            free = [x for x in tries.tolist() if min(abs(x - column) for column in columns) > 0.16]
-            if free:
-                posts.append(self._post(rng, free[0], z, horizon, seed))
-        return posts
+def _kind(rng: np.random.Generator) -> tuple[tuple[float, float], tuple[Support, ...], float]:
+    """Heights of floor and ceiling, what bears the posts, and how far a head may be from the horizon.
+
+    Where all posts are borne by one plane the other is far off, so that a head as high as it may be at the smallest
+    depth is still in the hall at the largest: heads stand at places that say nothing about their depth.
+    """
+    kind = rng.random()
+    if kind < 0.2:
+        return (1.0, 1.0), ("floor", "ceiling"), 0.03
+    return ((1.0, 2.1), ("floor",), 0.12) if kind < 0.6 else ((2.1, 1.0), ("ceiling",), 0.12)
+
+
+def _post(
+    rng: np.random.Generator,
+    x: float,
+    z: float,
+    horizon: float,
+    seed: int,
+    supports: tuple[Support, ...],
+    away: float,
+) -> Post:
+    support = supports[int(rng.integers(len(supports)))]
+    off = float(rng.uniform(-0.01, away))
+    radius = float(rng.uniform(0.075, 0.105))
+    return Post(x, horizon + (-off if support == "floor" else off), radius, z, support, look(seed))
+
+
+def _free(rng: np.random.Generator, n: int, columns: tuple[float, float]) -> list[float]:
+    """Up to n places across at which a post covers neither mark."""
+    found = []
+    for tries in rng.uniform(0.05, 0.95, (n, 10)).tolist():
+        found += [x for x in tries if min(abs(x - column) for column in columns) > 0.16][:1]
+    return found
 
 
 def _columns(rng: np.random.Generator) -> tuple[float, float]:
