@@ -191,8 +191,9 @@ def draw_tool(
         hole: colour that shows through rings.
     """
     colours = {"metal": kind.metal, "wood": kind.wood, "dark": kind.dark, "hole": hole}
-    colours["light"] = tuple(min(255, value + 60) for value in kind.metal)
-    colours["shade"] = tuple(round(value * 0.65) for value in kind.metal)
+    red, green, blue = kind.metal
+    colours["light"] = (min(255, red + 60), min(255, green + 60), min(255, blue + 60))
+    colours["shade"] = (round(red * 0.65), round(green * 0.65), round(blue * 0.65))
     ends = []
     for arm in arms:
         middle = _off(hub, arm.direction, arm.length * 0.55)

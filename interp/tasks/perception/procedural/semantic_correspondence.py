@@ -9,6 +9,7 @@ the body tells from it, is more often among the points: the hind paw for the fro
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from itertools import combinations
 from typing import ClassVar
 
@@ -86,7 +87,7 @@ class SemanticCorrespondence(PerceptionTask):
         return [[*pair, *picked][i] for i in rng.permutation(4)]
 
 
-def _stance(rng: np.random.Generator, keypoints: dict[str, Point], mirrored: bool) -> Stance:
+def _stance(rng: np.random.Generator, keypoints: Mapping[str, Point], mirrored: bool) -> Stance:
     """A random turn, and the largest size about the middle of the picture, or a little less."""
     turn = float(rng.uniform(-math.pi, math.pi))
     points = np.array(Stance((0.0, 0.0), turn, 1.0, mirrored)(list(keypoints.values())))
