@@ -47,7 +47,7 @@ def transfer_graphs(graph: Mapping[str, Any]) -> Figure:
         handles.append(
             Line2D([], [], marker="o", ls="", markersize=9, color=LEVELS[level], markeredgecolor="#555555", label=name)
         )
-    figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False)
     return figure
 
 
@@ -60,7 +60,8 @@ def _draw(
     ax: Axes, nodes: Sequence[Mapping[str, Any]], places: Mapping[str, np.ndarray], edges: Sequence[Mapping[str, Any]]
 ) -> None:
     names = [str(node["abbreviation"]) for node in nodes]
-    size = 17 if max(map(len, names)) <= 4 else 30
+    size = 17
+    inside = max(map(len, names)) <= 4
     for edge in reversed(edges):  # the strongest last, on top
         weight = abs(edge["weight"])
         ax.add_patch(
@@ -73,8 +74,12 @@ def _draw(
     for node, name in zip(nodes, names, strict=True):
         x, y = places[node["id"]]
         ax.plot(x, y, marker="o", markersize=size + 5, color=LEVELS[node["level"]], markeredgecolor="#555555", zorder=5)
-        ax.text(x, y, name, ha="center", va="center", fontsize=9 if size < 20 else 7, zorder=6)
-    ax.set_xlim(-1.25, 1.25)
-    ax.set_ylim(-1.25, 1.25)
+        if inside:
+            ax.text(x, y, name, ha="center", va="center", fontsize=9, zorder=6)
+        else:  # beside the node, away from the ring
+            side = "center" if abs(x) < 0.3 else "left" if x > 0 else "right"
+            ax.text(1.16 * x, 1.19 * y, name, ha=side, va="center", fontsize=8, zorder=6)
+    ax.set_xlim(*((-1.25, 1.25) if inside else (-1.9, 1.9)))
+    ax.set_ylim(-1.3, 1.3)
     ax.set_aspect("equal")
     ax.axis("off")

@@ -105,9 +105,12 @@ def fraction_curves(fractions: pd.DataFrame, *, short: Mapping[str, str]) -> Fig
         for sign, colour in SIGNS.items():
             name = f"{score}_{sign}"
             wide = fractions.pivot_table(index="fraction", columns="task", values=name)
-            for task in wide:
+            named: list[float] = []
+            apart = 0.05 * float(fractions[[f"{score}_{other}" for other in SIGNS]].abs().max().max())
+            for task in wide.iloc[-1].abs().sort_values(ascending=False).index:
                 ax.plot(100 * wide.index, wide[task], color=colour, linewidth=0.6, alpha=0.45)
-                if abs(wide[task].iloc[-1]) >= np.sort(np.abs(wide.iloc[-1]))[-3:][0]:
+                if len(named) < 3 and wide[task].iloc[-1] and all(abs(wide[task].iloc[-1] - other) > apart for other in named):
+                    named.append(wide[task].iloc[-1])
                     ax.annotate(
                         short.get(task, task), (100 * wide.index[-1], wide[task].iloc[-1]), xytext=(3, 0),
                         textcoords="offset points", fontsize=7, va="center", color=colour,
@@ -140,15 +143,9 @@ def dose_scatter(
     for ax, (sign, colour) in zip(axes, SIGNS.items(), strict=True):
         name = f"transferability_{sign}"
         ax.scatter(x, scores[name], color=colour, s=26)
-        for rank, index in enumerate(np.argsort(x, kind="stable")):  # labels to the right and left in turn
-            side = 1 if rank % 2 != len(x) % 2 else -1
-            task = scores["task"].iloc[index]
-            ax.annotate(
-                short.get(task, task), (x[index], scores[name].iloc[index]), xytext=(5 * side, 3),
-                textcoords="offset points", fontsize=8, ha="left" if side > 0 else "right",
-            )  # fmt: skip
         if min(x) > 0 and max(x) > 3 * min(x):
             ax.set_xscale("log")
+        _name_points(ax, x, scores[name].tolist(), [short.get(task, task) for task in scores["task"]])
         ax.margins(x=0.1, y=0.12)
         ax.set_xlabel("training steps of the source")
         ax.set_ylabel(f"{sign} transferability")
@@ -158,6 +155,32 @@ def dose_scatter(
         )
         _dress(ax, zero=False)
     return figure
+
+
+def _name_points(ax: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str]) -> None:
+    """Writes a name beside each point, on the side where it covers the fewest points and names."""
+    ax.autoscale_view()
+    to_inches = ax.transData + ax.figure.dpi_scale_trans.inverted()
+    taken = [tuple(place) for place in to_inches.transform(np.column_stack([x, y]))]
+    for (left, low), point, name in zip(list(taken), zip(x, y, strict=True), names, strict=True):
+        width = 0.075 * len(name)
+        sides = [(0.1 + width / 2, 0.04), (-0.1 - width / 2, 0.04), (0.0, 0.15), (0.0, -0.15)]
+        sides += [
+            (0.1 + width / 2, 0.16),
+            (0.1 + width / 2, -0.14),
+            (-0.1 - width / 2, 0.16),
+            (-0.1 - width / 2, -0.14),
+        ]
+
+        def crowd(side: tuple[float, float], left: float = left, low: float = low, width: float = width) -> int:
+            x, y = left + side[0], low + side[1]
+            return sum(abs(x - a) < width / 2 + 0.1 and abs(y - b) < 0.13 for a, b in taken if (a, b) != (left, low))
+
+        dx, dy = min(sides, key=crowd)
+        taken.append((left + dx, low + dy))
+        ax.annotate(
+            name, point, xytext=(72 * dx, 72 * dy), textcoords="offset points", fontsize=8, ha="center", va="center"
+        )  # fmt: skip
 
 
 def _write_personas(ax: Axes, scores: pd.DataFrame, score: str) -> None:
