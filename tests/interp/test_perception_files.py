@@ -410,7 +410,7 @@ def test_every_kind_of_name_is_resolved(folder: Path, blink: Path, vsi: Path) ->
     mine = write(folder / "mine.jsonl", [own(k, split="train" if k < 6 else "test") for k in range(10)])
     assert len(datasets.training_data(name, n=1000, size=32)) == 1000
     assert all(isinstance(talk, Conversation) for talk in datasets.training_data(str(talks)))
-    assert len(datasets.training_data(str(talks), n=3)) == 3
+    assert len(datasets.training_data(talks, n=3)) == 3
     assert len(datasets.training_data(f"{talks}%50")) == 5
     assert len(datasets.training_data(str(mine))) == 6
     for given, n in ((name, 7), (str(mine), 4), (f"blink:{blink}#Jigsaw", 4), (f"vsi:{vsi}", 3)):
@@ -427,6 +427,8 @@ def test_procedural_items_are_those_of_the_task_and_drawn_on_access() -> None:
     assert data[-1].name == f"{task.name}/{task.form}/train/3/{10**9 - 1}"
     assert [item.name for item in data[5:7]] == [data[5].name, data[6].name]
     assert datasets.test_data(task.name, n=2, split="selection", size=32)[0].meta["split"] == "selection"
+    other = list(task.forms)[-1]
+    assert datasets.test_data(f"{task.abbreviation}/{other}", n=2, size=32)[0].meta["form"] == other
 
 
 def test_a_part_of_a_file_depends_on_the_seed_alone(folder: Path) -> None:

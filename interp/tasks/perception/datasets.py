@@ -1,6 +1,6 @@
 """The items that a name stands for, for training and for testing.
 
-    relative_depth, RD                    a procedural task (random_key and caption are two as well)
+    relative_depth, RD, RD/yes_no         a procedural task, in its own form or another; random_key and caption too
     conversations.jsonl                   training conversations; conversations.json%50 takes half of them
     my-task.jsonl                         a user's own perception task
     blink:Relative_Depth                  BLINK from the hub (val)
@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast, get_args
 
 from interp.errors import CrosstaskError
 from interp.tasks.perception.base import SPLITS, Form, MarkStyle, PerceptionTask, Split
@@ -35,7 +35,7 @@ Entry = TypeVar("Entry")
 
 
 def training_data(
-    name: str,
+    name: str | Path,
     *,
     n: int | None = None,
     split: Split = "train",
@@ -62,6 +62,7 @@ def training_data(
     Raises:
         CrosstaskError: the name stands for nothing that can be learnt, or has fewer than n examples.
     """
+    name = str(name)
     kind, _, rest = name.partition(":")
     if kind in ("blink", "vsi") and rest:
         raise CrosstaskError(
@@ -79,7 +80,7 @@ def training_data(
 
 
 def test_data(
-    name: str,
+    name: str | Path,
     *,
     n: int | None = None,
     split: str | None = None,
@@ -107,6 +108,7 @@ def test_data(
     Raises:
         CrosstaskError: the name stands for nothing that can be scored.
     """
+    name = str(name)
     kind, _, rest = name.partition(":")
     if kind == "blink" and rest:
         source, _, config = rest.rpartition("#")
@@ -188,9 +190,10 @@ def _procedural(
     seed: int,
     marks: MarkStyle,
 ) -> Lazy[PerceptionItem]:
-    if name.endswith((".json", ".jsonl", ".parquet")) or "/" in name:
+    short, _, own_form = name.partition("/")
+    if name.endswith((".json", ".jsonl", ".parquet")) or (own_form and own_form not in get_args(Form)):
         raise CrosstaskError(f"There is no file {name}.")
-    task = perception_task(name)
+    task, form = perception_task(short), cast("Form | None", own_form) or form
     if n is None or n < 0:
         raise CrosstaskError(f"{task.name} draws as many items as are asked for; expected their number, not {n}.")
     if split not in SPLITS:
