@@ -32,6 +32,7 @@ from interp.tuning.evaluation.packing import Pack, Reading, batches, collate_pac
 from interp.tuning.evaluation.reading import ItemReader
 from interp.tuning.evaluation.records import Record, choice_record
 from interp.tuning.evaluation.vision import last_logits, vision_for
+from interp.tuning.features import FeatureStore
 
 Progress = Callable[[int], object]
 Site: TypeAlias = tuple[int, int, int]
@@ -89,6 +90,7 @@ def prepare(
     *,
     reader: ItemReader,
     vision: Vision | None = None,
+    store: FeatureStore | None = None,
     shifts: bool = True,
     share: bool = True,
     budget: int | None = None,
@@ -100,6 +102,7 @@ def prepare(
         items: multiple-choice items of any tasks, of unique names.
         reader: how they are read.
         vision: how pictures enter; by default each is encoded once, where that is exact.
+        store: where the features of pictures are kept on disk as well.
         shifts: every cyclic shift of the options, or the items as they are alone.
         share: run what the readings of an item have in common once, where that is exact.
         budget: most tokens of a forward pass; by the memory that is free by default.
@@ -124,7 +127,7 @@ def prepare(
             packs.append(pack)
             sites.append(tuple(at[id(reading)] for reading in pack.readings))
     budget = budget or memory_plan(model).tokens
-    vision = vision or vision_for(model, reader, packs)
+    vision = vision or vision_for(model, reader, packs, store=store)
     return Choices(model, tuple(items), reader, vision, tuple(packs), tuple(sites), budget)
 
 

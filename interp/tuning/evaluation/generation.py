@@ -22,6 +22,7 @@ from interp.tuning.evaluation.packing import Pack, batches, collate_packs
 from interp.tuning.evaluation.reading import ItemReader
 from interp.tuning.evaluation.records import Record
 from interp.tuning.evaluation.vision import last_logits, vision_for
+from interp.tuning.features import FeatureStore
 
 MAX_NEW_TOKENS = 16
 """Enough for "(A)" and for an option's text; what has not named a letter by then seldom does."""
@@ -65,6 +66,7 @@ def prepare_questions(
     *,
     reader: ItemReader,
     vision: Vision | None = None,
+    store: FeatureStore | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
     budget: int | None = None,
 ) -> Questions:
@@ -75,11 +77,12 @@ def prepare_questions(
         items: of any tasks, of unique names.
         reader: how they are read.
         vision: how pictures enter; by default each is encoded once, where that is exact.
+        store: where the features of pictures are kept on disk as well.
         max_new_tokens: most tokens of an answer.
         budget: most tokens of a forward pass; by the memory that is free by default.
     """
     packs = tuple(Pack((reader.open(item),), 0) for item in items)
-    vision = vision or vision_for(model, reader, packs)
+    vision = vision or vision_for(model, reader, packs, store=store)
     budget = budget or max(1, int(ROOM * memory_plan(model).tokens))
     return Questions(model, tuple(items), packs, vision, max_new_tokens, budget)
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from interp.errors import CrosstaskError
 from interp.files import sha256_of
-from interp.runs import JOURNAL, Run
+from interp.runs import CONFIG, JOURNAL, Run
 from interp.tuning.evaluation.records import Record
 from interp.tuning.matrix.plan import Job, Variant
 
@@ -66,7 +66,14 @@ def finished_units(root: Path, key: str) -> dict[str, Any]:
 
 
 def is_finished(root: Path, job: Job) -> bool:
-    """Whether all of a job is done."""
+    """Whether all of a job is done.
+
+    Raises:
+        CrosstaskError: its folder was made with another configuration.
+    """
+    path = folder_of(root, job.key) / CONFIG
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(job.config)):
+        Run.open(path.parent, job.config).close()  # says what differs
     return set(units(job)) <= finished_units(root, job.key).keys()
 
 

@@ -18,16 +18,24 @@ With a constant learning rate both are the same.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from interp.errors import CrosstaskError
-from interp.transfer.names import BASELINE
+from interp.transfer.names import BASELINE, identity
 
 Kind = Literal["train", "evaluate"]
+PUBLISHED = ("blink", "vsi")
+"""Data sets that are named as in :mod:`interp.tasks.perception.datasets`."""
+FILES = (".json", ".jsonl", ".parquet")
+"""A name with such a suffix is a file of the user's."""
 FractionsBy = Literal["checkpoints", "runs"]
 Scoring = Literal["choice", "generation"]
+DIFFICULTY = 0.5
+"""Of tasks for which none is given."""
 EXTENT = ("sources", "targets", "seeds", "fractions", "files", "difficulties")
 """Settings that do not change a job, only which jobs there are; files and difficulties are held to by each job."""
 
@@ -38,8 +46,8 @@ class MatrixSettings:
 
     Attributes:
         model: name of the model.
-        sources: tasks to train on, "task" or "task/form".
-        targets: tasks to test on, "task" or "task/form", or a file of a user's own items.
+        sources: what to train on: "task" or "task/form" of a procedural task, or a file of conversations or items.
+        targets: what to test on: the same, or blink:... or vsi:... (:mod:`interp.tasks.perception.datasets`).
         seeds: of the trainings.
         fractions: shares of the training that are evaluated, up to 1.
         fractions_by: checkpoints of one training, or a training for each fraction.
@@ -47,11 +55,11 @@ class MatrixSettings:
         items: of each target.
         split: whose items are tested on: "test", or "selection" for a matrix that chooses data.
         data_seed: of the drawn items.
-        size: side of a picture in pixels.
-        difficulties: task -> difficulty, 0 to 1; others take the task's own default.
+        size: side of a drawn picture in pixels; by default the one that the model's tower takes.
+        difficulties: task -> difficulty, 0 to 1; of the others `DIFFICULTY`.
         scoring: how answers are found.
         shifts: whether a forced choice is averaged over all shifts of the options.
-        dtype: of the weights at evaluation.
+        loading: what of loading the model decides the numbers.
         files: sha256 of the files among the targets and sources.
     """
 
@@ -65,11 +73,11 @@ class MatrixSettings:
     items: int = 200
     split: str = "test"
     data_seed: int = 0
-    size: int = 224
+    size: int | None = None
     difficulties: Mapping[str, float] = field(default_factory=dict)
     scoring: Scoring = "choice"
     shifts: bool = True
-    dtype: str = "float32"
+    loading: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -78,6 +86,10 @@ class MatrixSettings:
             if len(set(given)) < len(given):
                 twice = next(value for value in given if given.count(value) > 1)
                 raise CrosstaskError(f"{name} has {twice!r} twice; each is measured once")
+        folders = [plain(name) for name in self.targets]
+        if len(set(folders)) < len(folders):
+            same = [name for name in self.targets if folders.count(plain(name)) > 1]
+            raise CrosstaskError(f"the targets {same[0]!r} and {same[1]!r} cannot be told apart by their names")
         if not self.targets:
             raise CrosstaskError("a matrix needs at least one target")
         if not self.seeds:
@@ -154,16 +166,17 @@ def training_key(settings: MatrixSettings, variant: Variant) -> str:
 
 
 def _trainings(settings: MatrixSettings) -> Iterator[Job]:
-    drawn = {"model": settings.model, "data_seed": settings.data_seed, "size": settings.size}
     whole = settings.fractions_by == "checkpoints"
     for seed in settings.seeds:
         for source in settings.sources:
             for fraction in (max(settings.fractions),) if whole else settings.fractions:
                 config = {
-                    **drawn,
+                    "model": settings.model,
+                    "loading": dict(settings.loading),
+                    "size": settings.size,
                     "source": source,
                     "seed": seed,
-                    "difficulty": settings.difficulties.get(task_of(source)),
+                    "difficulty": settings.difficulties.get(task_of(source), DIFFICULTY),
                     "sha256": settings.files.get(source),
                     "training": dict(settings.training),
                     "fraction": 1.0 if whole else fraction,
@@ -181,11 +194,11 @@ def _evaluations(settings: MatrixSettings) -> Iterator[Job]:
             "split": settings.split,
             "data_seed": settings.data_seed,
             "size": settings.size,
-            "difficulty": settings.difficulties.get(task_of(target)),
+            "difficulty": settings.difficulties.get(task_of(target), DIFFICULTY),
             "sha256": settings.files.get(target),
             "scoring": settings.scoring,
             "shifts": settings.shifts,
-            "dtype": settings.dtype,
+            "loading": dict(settings.loading),
         }
         yield Job("evaluate", f"evaluate/{plain(target)}/{BASELINE}", config, (Variant(),), (None,))
         for seed in settings.seeds:
@@ -198,18 +211,28 @@ def _evaluations(settings: MatrixSettings) -> Iterator[Job]:
 
 
 def task_of(name: str) -> str:
-    """The task of "task/form"; a file is its own task."""
-    return name if name.endswith((".json", ".jsonl")) else name.partition("/")[0]
+    """The task of a source or target as tables call it.
+
+    "task/form" is the task; blink:... is BLINK's task under our name; vsi:FILE#type is the type; a file is its stem.
+    """
+    kind, _, rest = name.partition(":")
+    if kind in PUBLISHED and rest:
+        return identity(rest.rpartition("#")[2] if "#" in rest or kind == "blink" else kind)
+    return Path(name).stem if Path(name).suffix in FILES else name.partition("/")[0]
 
 
 def form_of(name: str) -> str | None:
-    """The form of "task/form", or None where none is given."""
-    return None if name.endswith((".json", ".jsonl")) else name.partition("/")[2] or None
+    """The form of "task/form", blink, vsi or own for other data; None where a task's own form is meant."""
+    kind, _, rest = name.partition(":")
+    if kind in PUBLISHED and rest:
+        return kind
+    return "own" if Path(name).suffix in FILES else name.partition("/")[2] or None
 
 
 def plain(name: str) -> str:
-    """A task's name as part of a path."""
-    return name.strip("/").replace("/", "-").removesuffix(".jsonl").removesuffix(".json")
+    """A name as part of a path."""
+    stem = name.removesuffix(Path(name).suffix) if Path(name).suffix in FILES else name
+    return re.sub(r"[^A-Za-z0-9._]+", "-", stem).strip("-.")
 
 
 def percent(fraction: float) -> str:
