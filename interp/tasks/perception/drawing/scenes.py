@@ -127,11 +127,12 @@ def shade(rng: np.random.Generator, size: int, *, depth: float = 0.3) -> Float[n
 
 def with_values_of(pixels: Float[np.ndarray, "H W 3"], other: Float[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W 3"]:
     """A picture whose values in each channel are those of another, in its own order: same histogram, exactly."""
-    result = np.empty(pixels.shape, np.float32)
+    steps = (np.clip(pixels, 0, 1) * 65535).astype(np.uint16)  # sorted by radix, many times faster than floats
+    values = np.sort((np.clip(other, 0, 1) * 65535).astype(np.uint16).reshape(-1, 3).T, kind="stable")
+    result = np.empty((3, steps.shape[0] * steps.shape[1]), np.float32)
     for channel in range(3):
-        order = np.argsort(pixels[..., channel], axis=None)
-        result[..., channel].flat[order] = np.sort(other[..., channel], axis=None)
-    return result
+        result[channel, np.argsort(steps[..., channel].ravel(), kind="stable")] = values[channel] / np.float32(65535)
+    return result.T.reshape(pixels.shape)
 
 
 def rgb(colour: Float[np.ndarray, " channel"]) -> Colour:

@@ -34,17 +34,10 @@ BREAKS: dict[str, tuple[str, ...]] = {
     "grid": ("rows", "columns", "lattice", "chequered"),
 }
 """Kind of break -> its ways; see the module."""
+NOISES = ("grain", "grid")
+"""The kinds that are about the camera's noise. Pictures of an item have one of them, broken or not."""
 FAR, WATER = 0.32, 0.56
 """Heights of the far bank and of the near one."""
-
-
-@dataclass(frozen=True)
-class Break:
-    """What is wrong with a picture: kind and way (see `BREAKS`), and how much of it, 0 to 1."""
-
-    kind: str
-    way: str
-    strength: float
 
 
 @dataclass(frozen=True)
@@ -56,48 +49,49 @@ class Look:
         colours: of sky, water, ground and things.
         texture: contrast of the ground, as a share of its colour.
         grain: standard deviation of the camera's noise, 0 to 1.
+        noise: "grain" or "grid": what the grain of all the pictures is mixed of, and which of the two can be broken.
         ways: kind of break -> the way in which it occurs, also as a grain that is the same all over.
+        strength: how much is wrong with a broken picture, 0 to 1.
     """
 
     shapes: Sequence[str]
     colours: Sequence[Colour]
     texture: float
     grain: float
+    noise: str
     ways: Mapping[str, str]
+    strength: float
 
 
-def shore(rng: np.random.Generator, size: int, look: Look, wrong: Break | None) -> Image.Image:
-    """One picture; without a break it is consistent."""
+def shore(rng: np.random.Generator, size: int, look: Look, broken: str | None) -> Image.Image:
+    """One picture: consistent, or with one kind of break (see `BREAKS`)."""
     sky, water, soil, *things = look.colours
     canvas = Canvas(size, sky)
     canvas.polygon([(0, FAR), (1, FAR), (1, WATER), (0, WATER)], water)
     canvas.polygon([(0, WATER), (1, WATER), (1, 1), (0, 1)], soil)
     order = [things[i] for i in rng.permutation(len(things))]
-    _far_things(rng, canvas, look, order[:3], water, wrong)
-    ground = _ground(rng, size, _only(wrong, "tiles"))
+    _far_things(rng, canvas, look, order[:3], water, broken == "reflection")
+    ground = _ground(rng, size, look, broken == "tiles")
     near = canvas.finish()
     pixels = np.asarray(near, np.float32) / 255
     below = (np.arange(size) >= round(WATER * size))[:, None]
     pixels = pixels * np.where(below, 1 + look.texture * ground, 1.0)[..., None]
     canvas = Canvas(size, (np.clip(pixels, 0, 1) * 255).astype(np.uint8))
-    _near_things(rng, canvas, look, order[3:6], wrong)
+    _near_things(rng, canvas, look, order[3:6], broken == "shadow")
     pixels = np.asarray(canvas.finish(), np.float32) / 255
-    return picture(pixels + look.grain * _grain(rng, size, look.ways, wrong)[..., None])
+    loudness = look.grain * rng.uniform(0.8, 1.2)
+    return picture(pixels + loudness * _grain(rng, size, look, broken == look.noise)[..., None])
 
 
 def _at(outline: Float[np.ndarray, "corner 2"], x: float, y: float) -> list[Point]:
     return [(px + x, py + y) for px, py in outline.tolist()]
 
 
-def _only(wrong: Break | None, kind: str) -> Break | None:
-    return wrong if wrong is not None and wrong.kind == kind else None
-
-
 def _far_things(
-    rng: np.random.Generator, canvas: Canvas, look: Look, colours: Sequence[Colour], water: Colour, wrong: Break | None
+    rng: np.random.Generator, canvas: Canvas, look: Look, colours: Sequence[Colour], water: Colour, broken: bool
 ) -> None:
     """Three things on the far bank and their reflections, the colours of which the water dims."""
-    wrong = _only(wrong, "reflection")
+    way, strength = look.ways["reflection"], look.strength
     odd, side = int(rng.integers(3)), int(rng.integers(2)) * 2 - 1
     for i, x in enumerate(np.array([0.19, 0.5, 0.81]) + rng.uniform(-0.05, 0.05, 3)):
         outline = np.array(SHAPES[look.shapes[int(rng.integers(len(look.shapes)))]]) * rng.uniform(0.07, 0.085)
@@ -105,24 +99,22 @@ def _far_things(
         canvas.polygon(_at(outline, x, FAR), colours[i])
         mirrored = outline * (1, -1)
         colour = np.array(colours[i], float)
-        if wrong is not None and i == odd:
-            if wrong.way == "beside":
-                mirrored = mirrored + np.array([side * 0.13 * wrong.strength, 0])
-            elif wrong.way == "slanted":
-                mirrored = mirrored + np.stack([mirrored[:, 1] * side * 1.1 * wrong.strength, 0 * mirrored[:, 1]], 1)
-            elif wrong.way == "stretched":
-                mirrored = mirrored * (1 - 0.4 * wrong.strength, 1 + 0.5 * wrong.strength)
+        if broken and i == odd:
+            if way == "beside":
+                mirrored = mirrored + np.array([side * 0.13 * strength, 0])
+            elif way == "slanted":
+                mirrored = mirrored + np.stack([mirrored[:, 1] * side * 1.1 * strength, 0 * mirrored[:, 1]], 1)
+            elif way == "stretched":
+                mirrored = mirrored * (1 - 0.4 * strength, 1 + 0.5 * strength)
             else:
-                colour += wrong.strength * (np.array(colours[(i + 1) % 3], float) - colour)
+                colour += strength * (np.array(colours[(i + 1) % 3], float) - colour)
         dimmed = rgb(0.65 * colour + 0.35 * np.array(water, float))
         canvas.polygon(_at(mirrored, x, FAR), dimmed)
 
 
-def _near_things(
-    rng: np.random.Generator, canvas: Canvas, look: Look, colours: Sequence[Colour], wrong: Break | None
-) -> None:
+def _near_things(rng: np.random.Generator, canvas: Canvas, look: Look, colours: Sequence[Colour], broken: bool) -> None:
     """Three things on the near bank, whose shadows one sun casts."""
-    wrong = _only(wrong, "shadow")
+    way, strength = look.ways["shadow"], look.strength
     odd, side = int(rng.integers(3)), int(rng.integers(2)) * 2 - 1
     sun = np.array([side * rng.uniform(0.75, 1.0), rng.uniform(0.25, 0.45)])
     turns = {"to the other side": (-1, 1), "upwards": (0.75, -1.5), "back and across": (-1, -1), "towards the front": 0}
@@ -132,9 +124,9 @@ def _near_things(
         outline = np.array(SHAPES[look.shapes[int(rng.integers(len(look.shapes)))]]) * rng.uniform(0.07, 0.085)
         outline[:, 1] -= outline[:, 1].max()
         cast = sun
-        if wrong is not None and i == odd:
-            other = np.array([0.1 * side, 0.85]) if turns[wrong.way] == 0 else sun * turns[wrong.way]
-            cast = _between(sun, other, wrong.strength)
+        if broken and i == odd:
+            other = np.array([0.1 * side, 0.85]) if turns[way] == 0 else sun * turns[way]
+            cast = _between(sun, other, strength)
         height = -outline[:, 1]
         shadow = np.stack([outline[:, 0] + height * cast[0], height * cast[1]], 1)
         standing.append((base, _at(outline, x, base), _at(shadow, x, base), colours[i]))
@@ -153,42 +145,60 @@ def _between(one: Direction, other: Direction, share: float) -> Direction:
     return length * np.array([np.cos(angle), np.sin(angle)])
 
 
-def _ground(rng: np.random.Generator, size: int, wrong: Break | None) -> Field:
+def _ground(rng: np.random.Generator, size: int, look: Look, broken: bool) -> Field:
     """Blotches of mean 0 and spread 1; a break lets a piece of them come again and again."""
-    whole = _blotches(rng, size)
-    if wrong is not None:
+    whole, way, strength = _blotches(rng, size), look.ways["tiles"], look.strength
+    if broken:
         low, side = round(WATER * size) + 1, max(6, round(0.18 * size))
         left, top = int(rng.integers(size - side)), int(rng.integers(low, max(low + 1, size - side)))
         tile = whole[top : top + side, left : left + side]
         again = (size // side + 2, size // side + 2)
-        if wrong.way == "mirrored squares":
+        if way == "mirrored squares":
             tile = np.block([[tile, tile[:, ::-1]], [tile[::-1], tile[::-1, ::-1]]])
-        elif wrong.way == "columns":
+        elif way == "columns":
             tile, again = whole[:, left : left + side], (1, again[1])
-        elif wrong.way == "rows":
+        elif way == "rows":
             tile, again = whole[top : top + side // 2], (2 * again[0], 1)
         repeated = np.tile(tile, again)[:size, :size]
-        whole = wrong.strength * repeated + np.sqrt(1 - wrong.strength**2) * whole
+        whole = strength * repeated + np.sqrt(1 - strength**2) * whole
     below = whole[round(WATER * size) :]
     return (whole - below.mean()) / below.std()
 
 
 def _blotches(rng: np.random.Generator, size: int) -> Field:
-    field = gaussian_filter(rng.normal(size=(size, size)), size / 40)
+    field = gaussian_filter(rng.standard_normal((size, size), np.float32), size / 40)
     return np.tanh(3 * field / field.std())
 
 
-def _grain(rng: np.random.Generator, size: int, ways: Mapping[str, str], wrong: Break | None) -> Field:
-    """Noise of variance 1: white noise and another one in the same mixture all over, or, if broken, by parts."""
-    kind = str(rng.choice(["grain", "grid"]))
-    share: Field | float = rng.uniform(0.3, 0.7)
-    if wrong is not None and wrong.kind in ("grain", "grid"):
-        kind, turn, side = wrong.kind, rng.uniform(0, 2 * np.pi), int(rng.integers(2)) * 2 - 1
-        x, y = np.meshgrid(np.linspace(-0.5, 0.5, size), np.linspace(-0.5, 0.5, size))
-        part = np.cos(turn) * x + np.sin(turn) * y > rng.uniform(-0.15, 0.15)
-        share = 0.5 + np.where(part, side, -side) * 0.5 * wrong.strength
-    other = (_lattice if kind == "grid" else _coloured)(rng, size, ways[kind])
-    return np.sqrt(share) * other / other.std() + np.sqrt(1 - share) * rng.normal(size=(size, size))
+def _grain(rng: np.random.Generator, size: int, look: Look, broken: bool) -> Field:
+    """White noise and another one, both of variance 1: mixed alike all over or, if that is broken, unlike by parts.
+
+    The mixture all over is the one that has the gradient energy of a mixture by parts.
+    """
+    turn, side = rng.uniform(0, 2 * np.pi), int(rng.integers(2)) * 2 - 1
+    x, y = np.meshgrid(np.linspace(-0.5, 0.5, size), np.linspace(-0.5, 0.5, size))
+    part = np.cos(turn) * x + np.sin(turn) * y > rng.uniform(-0.15, 0.15)
+    other = (_lattice if look.noise == "grid" else _coloured)(rng, size, look.ways[look.noise])
+    white = rng.standard_normal((size, size), np.float32)
+    other = (other / other.std()).astype(np.float32)
+
+    def mixed(share: Field | np.float32) -> Field:
+        return np.sqrt(share) * other + np.sqrt(1 - share) * white
+
+    by_parts = mixed((0.5 + np.where(part, side, -side) * 0.4 * look.strength).astype(np.float32))
+    if broken:
+        return by_parts
+    energy, low, high = _energy(by_parts), 0.0, 1.0
+    falls = _energy(other) < _energy(white)
+    for _ in range(5):
+        middle = (low + high) / 2
+        low, high = (middle, high) if (_energy(mixed(np.float32(middle))) > energy) == falls else (low, middle)
+    return mixed(np.float32((low + high) / 2))
+
+
+def _energy(field: Field) -> float:
+    """Mean absolute difference of neighbouring pixels in both directions."""
+    return float(np.abs(np.diff(field, axis=0)).mean() + np.abs(np.diff(field, axis=1)).mean())
 
 
 def _lattice(rng: np.random.Generator, size: int, way: str) -> Field:
@@ -208,4 +218,4 @@ def _coloured(rng: np.random.Generator, size: int, way: str) -> Field:
         return np.kron(small, np.ones((side, side)))[:size, :size]
     width = max(1.0, size / 80)
     blurs = {"coarse": (width, width), "streaked": (0.0, 2 * width), "vertical": (2 * width, 0.0)}
-    return gaussian_filter(rng.normal(size=(size, size)), blurs[way])
+    return gaussian_filter(rng.standard_normal((size, size), np.float32), blurs[way])

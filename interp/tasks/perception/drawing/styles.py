@@ -99,23 +99,22 @@ def leaded(frame: Frame) -> Pixels:
 def _voronoi(frame: Frame, finer: float) -> tuple[Field, Field, Field, Field]:
     """Of each pixel's cell: a random number, its point, and how much farther the next point is."""
     u, v = frame.u * finer, frame.v * finer
-    grid_u, grid_v = np.floor(u).astype(int), np.floor(v).astype(int)
-    low_u, low_v = grid_u.min() - 1, grid_v.min() - 1
-    points = frame.rng.uniform(0, 1, (grid_u.max() - low_u + 2, grid_v.max() - low_v + 2, 3))
-    first = np.full(u.shape, np.inf)
-    second = first.copy()
-    best_u, best_v, tint = np.zeros(u.shape), np.zeros(u.shape), np.zeros(u.shape)
-    for du in (-1, 0, 1):
-        for dv in (-1, 0, 1):
-            point = points[grid_u + du - low_u, grid_v + dv - low_v]
-            at_u, at_v = grid_u + du + point[..., 0], grid_v + dv + point[..., 1]
-            away = np.hypot(at_u - u, at_v - v)
-            closer = away < first
-            second = np.where(closer, first, np.minimum(second, away))
-            first = np.where(closer, away, first)
-            best_u, best_v = np.where(closer, at_u, best_u), np.where(closer, at_v, best_v)
-            tint = np.where(closer, point[..., 2], tint)
-    return tint, best_u / finer, best_v / finer, second - first
+    grid_u, grid_v = np.floor(u).astype(np.int32), np.floor(v).astype(np.int32)
+    low_u, low_v = int(grid_u.min()) - 1, int(grid_v.min()) - 1
+    shape = (int(grid_u.max()) - low_u + 2, int(grid_v.max()) - low_v + 2)
+    rows, columns = (index.astype(np.float32) for index in np.indices(shape))
+    at_u = rows + low_u + frame.rng.uniform(0, 1, shape).astype(np.float32)
+    at_v = columns + low_v + frame.rng.uniform(0, 1, shape).astype(np.float32)
+    tints = frame.rng.uniform(0, 1, shape)
+    flat = (grid_u - low_u) * shape[1] + grid_v - low_v
+    near = np.stack([flat + du * shape[1] + dv for du in (-1, 0, 1) for dv in (-1, 0, 1)])
+    away = (at_u.ravel()[near] - u) ** 2 + (at_v.ravel()[near] - v) ** 2
+    best = away.argmin(0)[None]
+    cell = np.take_along_axis(near, best, 0)[0]
+    first = np.sqrt(np.take_along_axis(away, best, 0)[0])
+    np.put_along_axis(away, best, np.inf, 0)
+    gap = np.sqrt(away.min(0)) - first
+    return tints.ravel()[cell], at_u.ravel()[cell] / finer, at_v.ravel()[cell] / finer, gap
 
 
 def triangles(frame: Frame) -> Pixels:
@@ -281,9 +280,10 @@ def rendered(
     """
     size = len(pixels)
     cell = max(3.0, scale * size)
-    at = (np.arange(size) - size / 2) / cell
+    at = ((np.arange(size) - size / 2) / cell).astype(np.float32)
     x, y = np.meshgrid(at, at)
-    shift = rng.uniform(0, 1, 2)
-    u, v = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
+    shift = rng.uniform(0, 1, 2).astype(np.float32)
+    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    u, v = cos * x + sin * y, cos * y - sin * x
     frame = Frame(pixels, u + shift[0], v + shift[1], angle, cell, (float(shift[0]), float(shift[1])), rng)
     return (1 - strength) * pixels + strength * STYLES[style](frame)

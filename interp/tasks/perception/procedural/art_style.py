@@ -41,7 +41,7 @@ class ArtStyle(PerceptionTask):
             scenes[1 + int(rng.integers(2))] = scenes[0]
         values = scenes[3]
         looks: list[dict[str, Any]] = [self._look(rng, same), self._look(rng, other)]
-        strengths = [request.dial(1.0, 0.35) * rng.uniform(0.85, 1) for _ in range(3)]
+        strengths = [request.dial(1.0, 0.18) * rng.uniform(0.85, 1) for _ in range(3)]
         drawn = []
         for scene, look, strength in zip(scenes, (looks[0], looks[0], looks[1]), strengths, strict=False):
             drawn.append(picture(with_values_of(rendered(scene, **look, strength=strength, rng=rng), values)))

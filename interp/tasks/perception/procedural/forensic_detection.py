@@ -13,7 +13,7 @@ from typing import ClassVar
 from interp.tasks.perception.base import Draft, PerceptionTask, Request, pool
 from interp.tasks.perception.drawing.colour import palette
 from interp.tasks.perception.drawing.scenes import SHAPES
-from interp.tasks.perception.drawing.shore import BREAKS, Break, Look, shore
+from interp.tasks.perception.drawing.shore import BREAKS, NOISES, Look, shore
 from interp.tasks.perception.items import PerceptionItem
 
 OPTIONS = ("the first image", "the second image", "the third image", "the fourth image")
@@ -36,17 +36,17 @@ class ForensicDetection(PerceptionTask):
             colours=palette(request.choose(PALETTES, salt="forensic palettes"), 9),
             texture=rng.uniform(0.2, 0.3),
             grain=rng.uniform(0.06, 0.1),
+            noise=str(rng.choice(NOISES)),
             ways={kind: pool(ways, request.split, salt=f"forensic {kind}")[0] for kind, ways in BREAKS.items()},
+            strength=request.dial(1.0, 0.3),
         )
-        kinds = [list(BREAKS)[i] for i in rng.permutation(len(BREAKS))]
-        wrongs: list[Break | None] = [None]
-        for kind in kinds[: self.forms[request.form] - 1]:
-            wrongs.append(Break(kind, look.ways[kind], request.dial(1.0, 0.3)))
+        kinds = [kind for kind in BREAKS if kind not in NOISES or kind == look.noise]
+        wrongs = [None, *(kinds[i] for i in rng.permutation(len(kinds))[: self.forms[request.form] - 1])]
         pictures = [shore(rng, request.size, look, wrong) for wrong in wrongs]
         shown = request.at_places(list(zip(pictures, wrongs, strict=True)))
         if request.form == "yes_no":
             shown = shown[:1]
-        broken = [None if wrong is None else f"{wrong.kind}: {wrong.way}" for _, wrong in shown]
+        broken = [None if wrong is None else f"{wrong}: {look.ways[wrong]}" for _, wrong in shown]
         images, meta = [image for image, _ in shown], {"truth": {"broken": broken}}
         if request.form == "pictures":
             return Draft(images, "Which image is most likely real, with nothing faked?", OPTIONS, meta)

@@ -8,19 +8,20 @@ in each, and
     distance^2 = sum over the three of weight * angle^2
 
 A turned scene is as likely as any other scene by itself. Colours, sizes and shifts say nothing: each picture draws them
-anew, from the same palette.
+anew, from the same palette, so that in half of the items the far picture is closer pixel by pixel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
+from PIL import Image
 
-from interp.tasks.perception.base import Draft, PerceptionTask, Request
+from interp.tasks.perception.base import Draft, PerceptionTask, Request, pool
 from interp.tasks.perception.drawing.canvas import Canvas, Colour
 from interp.tasks.perception.drawing.colour import palette
 from interp.tasks.perception.drawing.scenes import rgb
@@ -31,7 +32,8 @@ WEIGHTS = {"outlines": 5 / 12, "places": 1 / 3, "stripes": 1 / 4}
 N = 3
 WAVES = np.arange(2, 5)
 SIZES = {"outlines": N * 2 * len(WAVES), "places": N * 2, "stripes": 2}
-SCENES, PALETTES = range(2000), range(200)
+SCENES, PALETTES = range(800), range(200)
+TRIES = 3
 Vector = Float[np.ndarray, " d"]
 
 
@@ -90,6 +92,12 @@ class Scene:
         return float(np.arctan2(y, x)) / 2
 
 
+def pixel_distances(one: Float[np.ndarray, "H W 3"], other: Float[np.ndarray, "H W 3"]) -> tuple[float, float]:
+    """Root mean square difference of two pictures' pixels, and 1 - their correlation."""
+    correlation = float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
+    return float(np.sqrt(((one - other) ** 2).mean())), 1 - correlation
+
+
 class VisualSimilarity(PerceptionTask):
     """Shapes and layout, apart from colour."""
 
@@ -101,19 +109,21 @@ class VisualSimilarity(PerceptionTask):
     def draw(self, request: Request) -> Draft:
         """A reference, a scene near it and one farther away."""
         rng = request.rng
-        reference, one, other = (Scene.of(request.choose(SCENES, salt="similarity scenes")) for _ in range(3))
+        mine = pool(SCENES, request.split, salt="similarity scenes")
+        reference, one, other = (Scene.of(mine[i]) for i in rng.choice(len(mine), 3, replace=False))
         far = np.radians(request.dial(80, 60)) * rng.uniform(0.9, 1.1)
-        near = far / request.dial(8, 1.15)
+        near = far / (8 * (1.15 / 8) ** request.difficulty)
         scenes = [
             reference.towards(one, self._angles(request, near)),
             reference.towards(other, self._angles(request, far)),
         ]
         scenes.sort(key=reference.distance)
         colours = palette(request.choose(PALETTES, salt="similarity palettes"), 6)
-        pictures = [self._picture(request, scene, colours) for scene in (reference, *scenes)]
-        shown = request.at_places(list(zip(pictures[1:], scenes, strict=True)))
+        first = self._picture(request, reference, colours)
+        drawn = [[self._picture(request, scene, colours) for _ in range(TRIES)] for scene in scenes]
+        shown = request.at_places(list(zip(self._fair(request, first, drawn), scenes, strict=True)))
         meta = {"truth": {"distances": [reference.distance(scene) for _, scene in shown]}}
-        images = [pictures[0], *(picture for picture, _ in shown)]
+        images = [first, *(picture for picture, _ in shown)]
         if request.form == "pictures":
             question = "Which image is most similar to the first image in shapes and layout?"
             return Draft(images, question, OPTIONS, meta)
@@ -128,6 +138,17 @@ class VisualSimilarity(PerceptionTask):
         return item.options.index(OPTIONS[0 if second < third else 1])
 
     @staticmethod
+    def _fair(request: Request, first: Image.Image, drawn: list[list[Image.Image]]) -> tuple[Image.Image, Image.Image]:
+        """A near and a far picture, of several colourings of each, so that a coin decides whose pixels are closer."""
+        at = np.asarray(first, np.float32)[::2, ::2]
+        away = [[pixel_distances(at, np.asarray(one, np.float32)[::2, ::2]) for one in tries] for tries in drawn]
+        closer = bool(request.rng.integers(2))
+        pairs = [(int(i) // TRIES, int(i) % TRIES) for i in request.rng.permutation(TRIES**2)]
+        agree = [sum((a < b) == closer for a, b in zip(away[0][i], away[1][j], strict=True)) for i, j in pairs]
+        i, j = pairs[int(np.argmax(agree))]
+        return drawn[0][i], drawn[1][j]
+
+    @staticmethod
     def _angles(request: Request, distance: float) -> dict[str, float]:
         """An angle for each kind of content that makes up the distance; the harder, the more they differ."""
         spread = request.dial(0.0, 0.35)
@@ -136,7 +157,7 @@ class VisualSimilarity(PerceptionTask):
         return {name: distance * share / total for name, share in shares.items()}
 
     @staticmethod
-    def _picture(request: Request, scene: Scene, colours: list[Colour]) -> Any:
+    def _picture(request: Request, scene: Scene, colours: list[Colour]) -> Image.Image:
         rng, size = request.rng, request.size
         order = [np.array(colours[i], float) for i in rng.permutation(len(colours))]
         turn, phase, contrast = scene.stripes(), rng.uniform(0, 2 * np.pi), rng.uniform(0.12, 0.22)
