@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 import torch
 
 from interp.decoding import Answers, decode, new_cache
+from interp.errors import CrosstaskError
 from interp.memory import memory_plan
 from interp.models.base import Model
-from interp.tasks.perception.items import PerceptionItem
+from interp.tasks.perception.items import LETTERS, PerceptionItem
+from interp.tasks.perception.replies import blink_prediction, mean_relative_accuracy, read_choice, read_number
 from interp.tuning.evaluation.forced_choice import Vision
 from interp.tuning.evaluation.packing import Pack, batches, collate_packs
 from interp.tuning.evaluation.reading import ItemReader
@@ -118,3 +120,33 @@ def answer(questions: Questions, *, progress: Callable[[int], object] | None = N
     """
     found = replies(questions, progress=progress)
     return [reply_record(item, reply) for item, reply in zip(questions.items, found, strict=True)]
+
+
+def reply_record(item: PerceptionItem, reply: str) -> Record:
+    """The record of a generated answer.
+
+    Args:
+        item: multiple choice, or with a number.
+        reply: as it was generated.
+
+    Raises:
+        CrosstaskError: the item has neither options nor a number, so that no rule can score it.
+    """
+    if item.options:
+        choice = read_choice(reply, item.options)
+        exact = blink_prediction(reply, len(item.options)) == item.answer
+        return Record(
+            item.name,
+            LETTERS[item.key],
+            choice.letter,
+            float(choice.key == item.key),
+            rule=choice.rule,
+            reply=reply,
+            exact=float(exact),
+        )
+    if item.number is None:
+        raise CrosstaskError(f"item {item.name!r} has neither options nor a number, so its answer cannot be scored")
+    found = read_number(reply)
+    said = "" if found.value is None else f"{found.value:g}"
+    correct = mean_relative_accuracy(found.value, item.number)
+    return Record(item.name, "", said, correct, rule=found.rule, reply=reply)
