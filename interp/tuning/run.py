@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from interp.environment import describe_environment
-from interp.files import atomic_file
+from interp.files import atomic_file, sha256_of
 from interp.models.base import Model
 from interp.runs import Run
 from interp.tuning.card import run_card
@@ -109,8 +109,9 @@ def finetune(
     """
     out = Path(out)
     main = int(os.environ.get("RANK", 0)) == 0
-    if (out / ADAPTER / RECORD).is_file() and main:
-        with Run.open(out, config.settings()):
+    settings = config.settings() | _data_settings(config, examples)
+    if (out / ADAPTER / RECORD).is_file():
+        with Run.open(out, settings) if main else contextlib.nullcontext():
             return TunedRun(out, json.loads((out / ADAPTER / RECORD).read_text(encoding="utf-8")))
     if config.deepspeed is not None:  # must be known before the weights are read
         training_arguments(config, out / CHECKPOINTS, steps=1)
@@ -118,9 +119,7 @@ def finetune(
     _warn_of_bfloat16(model, config)
     with contextlib.ExitStack() as stack:
         if main:
-            stack.enter_context(
-                Run.open(out, config.settings(), seeds=(config.seed,), models={model.name: model.fingerprint})
-            )
+            stack.enter_context(Run.open(out, settings, seeds=(config.seed,), models={model.name: model.fingerprint}))
         given = list(examples) if examples is not None else training_examples(config, model)
         data = encode_all(model, given)
         stack.enter_context(without_dropout(model.module))
@@ -131,7 +130,15 @@ def finetune(
             _write(chosen, out / ADAPTER, {}, record)
         else:
             record = _train(config, out, chosen, given, data, tell)
-    return TunedRun(out, record)
+    return TunedRun(out, json.loads(json.dumps(record, default=str)))
+
+
+def _data_settings(config: TuneConfig, examples: Sequence[Example] | None) -> dict[str, str]:
+    """What else decides the numbers: data that the settings do not determine."""
+    if examples is not None:
+        return {"data": data_fingerprint(examples)}
+    path = Path(config.task)
+    return {"data": sha256_of(path)} if path.is_file() else {}
 
 
 def _train(

@@ -189,8 +189,8 @@ def training_arguments(config: TuneConfig, folder: Path, *, steps: int, autocast
         label_names=["labels"],
         use_cpu=cpu,
         bf16=autocast or bool(config.deepspeed and config.loading.dtype == "bfloat16"),
-        gradient_checkpointing=config.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
+        activation_checkpointing=config.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
         ddp_find_unused_parameters=False,
         deepspeed=deepspeed_file(config),
     )
