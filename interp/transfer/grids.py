@@ -101,7 +101,7 @@ class Grid:
         if missing:
             raise CrosstaskError(
                 f"{self.path}: {len(missing)} of {len(seeds) * len(sources) * len(targets)} cells are missing: "
-                f"{self._listed(missing)}."
+                f"{self._listed(missing)}{self._slip(missing)}"
             )
 
     def _check_names(self, sources: Sequence[str], targets: Sequence[str]) -> None:
@@ -116,6 +116,13 @@ class Grid:
                     f"{self.path}: {self.source_column} {self.labels[name]!r} is no {self.target_column}, but "
                     f"{self.labels[close[0]]!r} is: name them alike."
                 )
+
+    def _slip(self, cells: Sequence[tuple[str, str, str]]) -> str:
+        """A question, if the name of a missing cell is nearly another one."""
+        for name in dict.fromkeys(name for _, *names in cells for name in names):
+            if close := near_misses(name, [other for other in self.labels if other != name], cutoff=0.8):
+                return f"; are {self.labels.get(name, name)!r} and {self.labels[close[0]]!r} one task?"
+        return "."
 
     def _listed(self, cells: Sequence[tuple[str, str, str]]) -> str:
         shown = [
