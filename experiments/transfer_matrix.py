@@ -11,7 +11,7 @@ import tyro
 
 from experiments import common
 from experiments.common import arg
-from interp.tuning.matrix.launch import ClusterOptions
+from interp.tuning.matrix.options import ClusterOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -243,9 +243,11 @@ def perform(
 
 def _write(run: "Run", settings: "MatrixSettings", jobs: "Sequence[Job]", console: "Console") -> None:
     """The tables, and what in them should make a reader careful."""
+    from figures import evaluation as figures
     from interp.tuning.matrix.collect import collect
 
     cells, _ = collect(run, settings, jobs)
+    run.write_figure("figures/accuracy", figures.accuracy_matrix(cells))
     constant = cells[cells["constant_letter"] != ""]
     counts = cells[cells["equals_key_count"] != ""]
     console.print(
@@ -278,6 +280,7 @@ def _calibrate(
     arguments: Arguments, settings: "MatrixSettings", how: "HowOptions", folder: Path, console: "Console"
 ) -> None:
     """The grid of difficulties, and what it chooses."""
+    from figures import evaluation as figures
     from interp.runs import Run
     from interp.tuning.matrix import calibration
 
@@ -288,9 +291,9 @@ def _calibrate(
         perform(arguments, settings, jobs, how, run, console)
         table = calibration.table(run.folder, points)
         run.write_csv("difficulties.csv", table)
+        run.write_figure("figures/difficulty", figures.difficulty(table))
         path = run.write_json("difficulties.json", calibration.chosen(table))
-        shown = table.round(3).dropna(axis=1, how="all")
-        print(common.markdown(shown))
+        print(common.markdown(table.round(3).dropna(axis=1, how="all")))
     console.print(f"Use them with --difficulties {path}", markup=False)
 
 

@@ -19,7 +19,8 @@ from interp.transfer.tables import CELL_COLUMNS, ITEM_COLUMNS
 from interp.tuning.evaluation.records import Record
 from interp.tuning.matrix.collect import collect
 from interp.tuning.matrix.jobs import finished_units, is_finished, perform
-from interp.tuning.matrix.launch import ClusterOptions, run_here, run_on_cluster, stages
+from interp.tuning.matrix.launch import run_here, run_on_cluster, stages
+from interp.tuning.matrix.options import ClusterOptions
 from interp.tuning.matrix.plan import Job, MatrixSettings, Variant, form_of, make_jobs, plain, task_of
 
 SETTINGS = MatrixSettings(
@@ -116,7 +117,7 @@ def test_every_source_seed_and_fraction_meets_every_target_once(tmp_path: Path) 
     assert len(items) == 3 * len(cells)
     assert dict(zip(trained["fraction"], trained["dose_steps"], strict=True)) == {0.5: 5, 1.0: 10}
     assert (trained["update_norm"] == trained["fraction"]).all()
-    assert set(cells["form"]) == {"", "words"}
+    assert set(zip(cells["target"], cells["form"], strict=True)) == {("jigsaw", "pictures"), ("relative_depth", "words")}
     assert set(cells["constant_letter"]) == {"A"}
     assert set(cells["equals_key_count"]) == {"A"}
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from interp.files import atomic_file
+from interp.tasks.perception.registry import perception_tasks
 from interp.transfer.tables import CELL_COLUMNS, CELLS_FILE, ITEM_COLUMNS, ITEMS_FILES
 from interp.tuning.evaluation.flags import summarise
 from interp.tuning.evaluation.records import Record
@@ -83,8 +84,14 @@ def _where(job: Job, variant: Variant, settings: MatrixSettings) -> dict[str, An
         "seed": variant.seed,
         "fraction": variant.fraction,
         "target": task_of(target),
-        "form": form_of(target) or job.config.get("form") or "",
+        "form": form_of(target) or own_form(target),
     }
+
+
+def own_form(name: str) -> str:
+    """The form in which a procedural task is asked if none is named."""
+    task = perception_tasks(core=None).get(task_of(name))
+    return task.form if task is not None else ""
 
 
 def _item(record: Record) -> dict[str, Any]:

@@ -9,57 +9,20 @@ except jobs that still run.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from interp.errors import CrosstaskError
 from interp.files import atomic_file
 from interp.tuning.matrix.jobs import Said, Work, is_finished, perform
+from interp.tuning.matrix.options import Cluster, ClusterOptions
 from interp.tuning.matrix.plan import Job
 
-Cluster = Literal["slurm", "local"]
 MakeWork = Callable[[], Work]
 SENT = "sent.json"
 """Job key -> id of the cluster's job, in the matrix's folder."""
-
-
-@dataclass(frozen=True)
-class ClusterOptions:
-    """What Slurm is asked for, for each job."""
-
-    partition: str | None = None
-    """Partition; the cluster's default if it is not given."""
-    account: str | None = None
-    """Account to charge."""
-    gpus: int = 1
-    """GPUs of a job; 0 for none."""
-    cpus: int = 8
-    """CPU cores of a job."""
-    memory: int = 32
-    """Memory of a job in GB."""
-    minutes: int = 240
-    """Time limit of a job; one that reaches it is queued again and continues."""
-    at_once: int = 32
-    """Jobs of an array that run at the same time."""
-    requeues: int = 20
-    """How often a job that reached its limit is queued again; preemptions do not count."""
-    slurm: Mapping[str, str] = field(default_factory=dict)
-    """More options of sbatch, as name: value, such as constraint: a100."""
-
-    def parameters(self, cluster: Cluster) -> dict[str, Any]:
-        """As submitit's executor takes them."""
-        common = {"timeout_min": self.minutes, "cpus_per_task": self.cpus, "mem_gb": self.memory}
-        if cluster == "local":
-            return {"timeout_min": self.minutes}
-        common |= {"gpus_per_node": self.gpus} if self.gpus else {}
-        chosen = {"partition": self.partition, "account": self.account}
-        given = {f"slurm_{name}": value for name, value in chosen.items() if value is not None}
-        return common | given | {
-            "slurm_array_parallelism": self.at_once,
-            "slurm_additional_parameters": {"requeue": True, **self.slurm},
-        }  # fmt: skip
 
 
 @dataclass(frozen=True)
