@@ -33,7 +33,8 @@ class TuneConfig:
     """
 
     task: str
-    """What is learnt: a perception task by name or abbreviation, or a JSON(L) file of training conversations."""
+    """What is learnt: a perception task (relative_depth, RD, RD/yes_no, random_key, caption), or a JSON(L) file of
+    training conversations or of your own items."""
     model: str = "bundled"
     """What is trained: bundled, a hub id, or a local folder."""
     strategy: str = "lora"
@@ -50,6 +51,8 @@ class TuneConfig:
     max_pixels: int | None = None
     """Most pixels to which the processor of a Qwen-VL model scales a picture."""
 
+    image_folder: Path | None = None
+    """What image names in a file are relative to; its own folder by default."""
     examples: int | None = None
     """Training examples: those that the schedule says, else 1000; of a file, all."""
     steps: int | None = None

@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias, cast
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -20,9 +21,10 @@ from torch.utils.data import Dataset
 from interp.errors import CrosstaskError
 from interp.images import Image
 from interp.models.base import Model
-from interp.tasks.perception.base import generator
+from interp.tasks.perception.base import Form, generator
+from interp.tasks.perception.conversations import Conversation
+from interp.tasks.perception.datasets import training_data
 from interp.tasks.perception.items import PerceptionItem
-from interp.tasks.perception.registry import perception_task
 from interp.tuning.config import TuneConfig
 from interp.tuning.encoding import Encoded, encode
 
@@ -45,13 +47,20 @@ class Example:
     turns: tuple[tuple[str, str], ...]
 
 
-def example_of(item: PerceptionItem) -> Example:
-    """A perception item as a conversation of one turn."""
-    return Example(item.name, item.images, ((item.prompt, item.answer),))
+Learnable: TypeAlias = Example | PerceptionItem | Conversation
 
 
-def training_examples(config: TuneConfig, model: Model | None = None) -> list[Example]:
-    """What a configuration trains on, not yet encoded.
+def as_example(learnable: Learnable) -> Example:
+    """A perception item or a conversation of a file as an example."""
+    if isinstance(learnable, PerceptionItem):
+        return Example(learnable.name, learnable.images, ((learnable.prompt, learnable.answer),))
+    if isinstance(learnable, Conversation):
+        return Example(learnable.where, learnable.images, learnable.turns)
+    return learnable
+
+
+def training_examples(config: TuneConfig, model: Model | None = None) -> Sequence[Learnable]:
+    """What a configuration trains on, drawn or read when it is used.
 
     Args:
         config: its task, and how much of it.
@@ -60,18 +69,23 @@ def training_examples(config: TuneConfig, model: Model | None = None) -> list[Ex
     Raises:
         CrosstaskError: there is no such task, or a file's entry is wrong.
     """
-    if Path(config.task).suffix in (".json", ".jsonl"):
-        return _from_file(config)
-    task = perception_task(config.task)
-    size = config.size or (picture_side(model) if model is not None else SIDE)
-    drawn = {"form": config.form, "difficulty": config.difficulty, "size": size, "seed": config.order_seed}
-    return [example_of(task.item("train", index, **drawn)) for index in range(config.n_examples)]  # type: ignore[arg-type]
+    return training_data(
+        config.task,
+        n=config.examples if task_file(config.task) else config.n_examples,
+        form=cast("Form | None", config.form),
+        difficulty=config.difficulty,
+        size=config.size or (picture_side(model) if model is not None else SIDE),
+        seed=config.order_seed,
+        image_folder=config.image_folder,
+    )
 
 
-def _from_file(config: TuneConfig) -> list[Example]:
-    from interp.tasks.perception.datasets import training_data
-
-    return training_data(Path(config.task))[: config.examples]
+def task_file(task: str) -> Path | None:
+    """The file that a task's name stands for, if it is one; `%50` behind its name takes half of it."""
+    for name in (task, task.rpartition("%")[0]):
+        if name and Path(name).expanduser().is_file():
+            return Path(name).expanduser()
+    return None
 
 
 def picture_side(model: Model) -> int:
@@ -82,7 +96,7 @@ def picture_side(model: Model) -> int:
     return max(int(side), 32) if side else SIDE
 
 
-def encode_all(model: Model, examples: Sequence[Example], *, tick: Callable[[], None] | None = None) -> list[Encoded]:
+def encode_all(model: Model, examples: Iterable[Example], *, tick: Callable[[], None] | None = None) -> list[Encoded]:
     """Every example as tokens, or the first error with the example's name.
 
     Args:
@@ -93,9 +107,7 @@ def encode_all(model: Model, examples: Sequence[Example], *, tick: Callable[[], 
     Raises:
         CrosstaskError: there is no example, or one cannot be encoded or has no answer.
     """
-    if not examples:
-        raise CrosstaskError("there is nothing to train on: the data has no examples")
-    found = []
+    found: list[Encoded] = []
     for number, example in enumerate(examples, start=1):
         try:
             if not example.turns or example.turns[-1][1] is None:
@@ -105,6 +117,8 @@ def encode_all(model: Model, examples: Sequence[Example], *, tick: Callable[[], 
             raise CrosstaskError(f"training example {number} ({example.name!r}) cannot be used: {error}") from error
         if tick is not None:
             tick()
+    if not found:
+        raise CrosstaskError("there is nothing to train on: the data has no examples")
     return found
 
 

@@ -31,14 +31,18 @@ from interp.tuning.card import run_card
 from interp.tuning.config import TuneConfig
 from interp.tuning.dataset import (
     Example,
+    Learnable,
     OrderedData,
+    as_example,
     data_fingerprint,
     encode_all,
+    task_file,
     training_examples,
     training_order,
 )
 from interp.tuning.encoding import Encoded
 from interp.tuning.features import FeatureStore, covered_store
+from interp.tuning.quantised import unpack
 from interp.tuning.strategies import Strategy, strategy
 from interp.tuning.trainer import (
     Progress,
@@ -88,7 +92,7 @@ def finetune(
     out: Path | str,
     *,
     model: Model | None = None,
-    examples: Sequence[Example] | None = None,
+    examples: Sequence[Learnable] | None = None,
     tell: Tell | None = None,
 ) -> TunedRun:
     """Fine-tune a model on a task, or continue, or read a run that is finished.
@@ -120,7 +124,7 @@ def finetune(
     with contextlib.ExitStack() as stack:
         if main:
             stack.enter_context(Run.open(out, settings, seeds=(config.seed,), models={model.name: model.fingerprint}))
-        given = list(examples) if examples is not None else training_examples(config, model)
+        given = [as_example(e) for e in (training_examples(config, model) if examples is None else examples)]
         data = encode_all(model, given)
         stack.enter_context(without_dropout(model.module))
         chosen = strategy(config.strategy)(model, config)
@@ -133,12 +137,12 @@ def finetune(
     return TunedRun(out, json.loads(json.dumps(record, default=str)))
 
 
-def _data_settings(config: TuneConfig, examples: Sequence[Example] | None) -> dict[str, str]:
+def _data_settings(config: TuneConfig, examples: Sequence[Learnable] | None) -> dict[str, str]:
     """What else decides the numbers: data that the settings do not determine."""
     if examples is not None:
-        return {"data": data_fingerprint(examples)}
-    path = Path(config.task)
-    return {"data": sha256_of(path)} if path.is_file() else {}
+        return {"data": data_fingerprint([as_example(example) for example in examples])}
+    path = task_file(config.task)
+    return {"data": sha256_of(path)} if path is not None else {}
 
 
 def _train(
@@ -174,6 +178,7 @@ def _train(
     if resumed is not None:
         trainer.seconds_before = seconds_of(resumed)
         logger.info("Continuing from %s.", resumed.name)
+    unpack(model.module)
     with compiled(model, config.compile_blocks):
         trainer.train(resume_from_checkpoint=str(resumed) if resumed is not None else None)
     record = write(out / ADAPTER, _curve(trainer))

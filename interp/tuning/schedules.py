@@ -50,7 +50,7 @@ def schedule_of(task: str) -> Schedule:
     """
     if task in PAPER:
         return PAPER[task]
-    abbreviation = perception_task(task).abbreviation
+    abbreviation = perception_task(task.partition("/")[0]).abbreviation
     if abbreviation not in PAPER:
         raise CrosstaskError(f"the paper has no schedule for task {task!r}; it has those of {', '.join(PAPER)}")
     return PAPER[abbreviation]

@@ -146,8 +146,9 @@ class Snapshots(TrainerCallback):
     def __init__(self, steps: dict[int, float], keep: Callable[[float], object]) -> None:
         self.steps, self.keep = steps, keep
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        if state.global_step in self.steps:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
+        """A step is logged after it was taken, and before its checkpoint."""
+        if logs and "loss" in logs and state.global_step in self.steps:
             self.keep(self.steps[state.global_step])
 
 

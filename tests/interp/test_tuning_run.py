@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from interp.errors import CrosstaskError
 from interp.models.base import Model
 from interp.models.options import LoadOptions
+from interp.tuning.adapters import attached
 from interp.tuning.config import TuneConfig
 from interp.tuning.dataset import Example, training_order
 from interp.tuning.run import TunedRun, finetune, without_dropout
@@ -265,7 +266,11 @@ def test_wrong_example_is_named_before_anything_is_trained(tmp_path: Path, model
     bad = Example("data.jsonl, line 7", (Image(path=tmp_path / "bad.png"),), (("What?", "(A)"),))
     with pytest.raises(CrosstaskError, match=r"example 13 \('data.jsonl, line 7'\) cannot be used: .*bad.png"):
         finetune(
-            settings(tmp_path), tmp_path / "run", model=model, examples=[*EXAMPLES, bad], tell=lambda *_: pytest.fail()
+            settings(tmp_path),
+            tmp_path / "run",
+            model=model,
+            examples=[*EXAMPLES, bad],
+            tell=lambda *_: pytest.fail("it trained"),
         )
 
 
@@ -307,16 +312,22 @@ def test_quantised_model_learns_by_lora(tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     from interp.models.base import load_model
 
-    plain = tiny_llava(dtype=torch.float32)
+    sizes = {"hidden_size": 64, "num_key_value_heads": 4, "intermediate_size": 64}  # CPUs pack 64 columns
+    plain = tiny_llama(dtype=torch.float32, **sizes)
     plain.module.save_pretrained(tmp_path / "model")
-    plain.processor.save_pretrained(tmp_path / "model")  # type: ignore[union-attr]
+    plain.tokenizer.save_pretrained(tmp_path / "model")
     loading = LoadOptions(device="cpu", quantize="4bit")
     model = load_model(str(tmp_path / "model"), **vars(loading))
+    model.forward({"input_ids": torch.tensor([[1, 2, 3]])})  # after an evaluation CPUs hold other weights
+    examples = [Example(f"e{i}", (), ((f"Say {i}.", "yes"),)) for i in range(8)]
     config = settings(tmp_path, model=str(tmp_path / "model"), loading=loading)
-    run = finetune(config, tmp_path / "run", model=model, examples=EXAMPLES)
+    run = finetune(config, tmp_path / "run", model=model, examples=examples)
     assert run.record["curve"][-1]["loss"] < run.record["curve"][0]["loss"]
+    assert all(tensor.any() for name, tensor in weights(run).items() if "lora_B" in name)  # every block has learnt
+    with attached(load_model(str(tmp_path / "model"), device="cpu"), {"tuned": run.adapter}):
+        pass  # what was trained on quantised weights fits the whole ones
     with pytest.raises(CrosstaskError, match="quantised"):
-        finetune(config.changed(strategy="full"), tmp_path / "full", model=model, examples=EXAMPLES)
+        finetune(config.changed(strategy="full"), tmp_path / "full", model=model, examples=examples)
 
 
 PROCESSES = """
