@@ -3,6 +3,8 @@
 Two boxes are drawn from one distribution, as two jitters of a common one (BLINK takes the wrong box as a jitter of the
 right one, which makes the two unlike); then the thing is stretched to fill one of them. Size, shape, place, colour and
 letter of a box thus say nothing about whether it is right, and wrong boxes are too large, too small or beside alike.
+Both forms show both boxes: beside one box alone, the area of the thing's colour against the length of the frame told
+in part whether it fits.
 """
 
 from __future__ import annotations
@@ -12,12 +14,16 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from interp.tasks.perception.base import Draft, PerceptionTask, Request
-from interp.tasks.perception.drawing.canvas import Canvas
+from interp.tasks.perception.base import Draft, MarkStyle, PerceptionTask, Request
+from interp.tasks.perception.drawing.canvas import Canvas, Colour
 from interp.tasks.perception.drawing.things import Box, Thing, choose_things, ground
 from interp.tasks.perception.items import LETTERS, PerceptionItem
 
-FRAMES = ((230, 20, 20), (20, 60, 230))
+FRAMES: dict[MarkStyle, dict[str, Colour]] = {
+    "red": {"red": (230, 20, 20), "blue": (20, 60, 230)},
+    "neutral": {"white": (250, 250, 250), "black": (0, 0, 0)},
+}
+"""Style of marks -> the two frames by their names."""
 
 
 class ObjectLocalization(PerceptionTask):
@@ -37,31 +43,28 @@ class ObjectLocalization(PerceptionTask):
         for other in others:
             _aside(request, canvas, other, hull)
         thing.draw(canvas, right, mirrored=bool(rng.random() < 0.5), width=0.004)
-        looks, corners = rng.permutation(2), rng.permutation(4)
-        contents = [str(one) for one in (thing, *others)]
-        if request.form == "marks":
-            boxes = request.at_places([right, wrong])
-            question, options = f"Which box fits the {thing} tightly?", ["Box A", "Box B"]
-            order = rng.permutation(2)
-        else:
-            boxes = [(right, wrong)[request.key]]
-            question, options = f"Does the box fit the {thing} tightly?", ["yes", "no"]
-            order = np.zeros(1, int)
-        # Which box is drawn over the other, and in which colour, is drawn at random for A and B
+        looks = [list(FRAMES[request.marks])[i] for i in rng.permutation(2)]
+        boxes = request.at_places([right, wrong])
+        # Colours, corners of the letters, and which frame covers the other are at random for the first and second box
+        corners, order = rng.permutation(4), rng.permutation(2)
         for i in order:
-            letter = LETTERS[i] if len(boxes) == 2 else ""
-            _frame(canvas, boxes[i], request, letter=letter, look=int(looks[i]), corner=int(corners[i]))
+            letter = LETTERS[i] if request.form == "marks" else ""
+            _frame(canvas, boxes[i], request.marks, letter=letter, look=looks[i], corner=int(corners[i]))
+        if request.form == "marks":
+            question, options = f"Which box fits the {thing} tightly?", ["Box A", "Box B"]
+        else:
+            question, options = f"Does the {looks[0]} box fit the {thing} tightly?", ["yes", "no"]
         truth = {"thing": list(right), "boxes": [list(box) for box in boxes]}
+        contents = [str(one) for one in (thing, *others)]
         meta = {"truth": truth, "marks": truth["boxes"], "contents": contents}
         return Draft([canvas.finish()], question, options, meta)
 
     def oracle(self, item: PerceptionItem) -> int:
-        """The box that overlaps more with the thing's extent; yes if the only one agrees with it."""
+        """The box that overlaps more with the thing's extent; yes if it is the one asked about, which is the first."""
         truth = item.meta["truth"]
-        overlaps = [float(overlap(np.array(box), np.array(truth["thing"]))) for box in truth["boxes"]]
-        if len(overlaps) == 2:
-            return item.options.index("Box A" if overlaps[0] > overlaps[1] else "Box B")
-        return item.options.index("yes" if overlaps[0] > 0.95 else "no")
+        first, second = (float(overlap(np.array(box), np.array(truth["thing"]))) for box in truth["boxes"])
+        texts = ("Box A", "Box B") if item.meta["form"] == "marks" else ("yes", "no")
+        return item.options.index(texts[int(second > first)])
 
 
 def overlap(one: Float[np.ndarray, "*n 4"], other: Float[np.ndarray, "*n 4"]) -> Float[np.ndarray, "*n"]:
@@ -100,15 +103,16 @@ def _aside(request: Request, canvas: Canvas, other: Thing, hull: Box) -> None:
             return
 
 
-def _frame(canvas: Canvas, box: Box, request: Request, *, letter: str, look: int, corner: int) -> None:
-    """The four sides of a box, and its letter at a corner."""
-    colour = FRAMES[look] if request.marks == "red" else (250, 250, 250)
+def _frame(canvas: Canvas, box: Box, style: MarkStyle, *, letter: str, look: str, corner: int) -> None:
+    """The four sides of a box in a casing, and its letter at a corner."""
+    colour = FRAMES[style][look]
+    contrast: Colour = (255, 255, 255) if look == "black" else (0, 0, 0)
     x0, y0, x1, y1 = box
     corners = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
-    canvas.polygon(corners, None, outline=(0, 0, 0), width=0.022)
+    canvas.polygon(corners, None, outline=contrast, width=0.022)
     canvas.polygon(corners, None, outline=colour, width=0.012)
     if letter:
-        canvas.plate(corners[corner], letter, fill=colour, ink=(0, 0, 0) if request.marks == "neutral" else (255,) * 3)
+        canvas.plate(corners[corner], letter, fill=colour, ink=(0, 0, 0) if look == "white" else (255, 255, 255))
 
 
 TASK = ObjectLocalization()
