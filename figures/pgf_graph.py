@@ -64,13 +64,14 @@ def _draw(
     inside = max(map(len, names)) <= 4
     for edge in reversed(edges):  # the strongest last, on top
         weight = abs(edge["weight"])
-        ax.add_patch(
+        arrow = ax.add_patch(
             FancyArrowPatch(
                 places[edge["source"]], places[edge["target"]], connectionstyle="arc3,rad=0.12", arrowstyle="-|>",
                 mutation_scale=7, shrinkA=0.75 * size, shrinkB=0.75 * size, linewidth=0.4 + 2.6 * min(1.0, weight),
                 color=BLUE if edge["weight"] > 0 else RED, alpha=float(np.clip(weight / _FULL, 0.12, 1.0)),
             )
         )  # fmt: skip
+        arrow.set_in_layout(False)
     for node, name in zip(nodes, names, strict=True):
         x, y = places[node["id"]]
         ax.plot(x, y, marker="o", markersize=size + 5, color=LEVELS[node["level"]], markeredgecolor="#555555", zorder=5)

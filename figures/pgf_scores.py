@@ -109,7 +109,11 @@ def fraction_curves(fractions: pd.DataFrame, *, short: Mapping[str, str]) -> Fig
             apart = 0.05 * float(fractions[[f"{score}_{other}" for other in SIGNS]].abs().max().max())
             for task in wide.iloc[-1].abs().sort_values(ascending=False).index:
                 ax.plot(100 * wide.index, wide[task], color=colour, linewidth=0.6, alpha=0.45)
-                if len(named) < 3 and wide[task].iloc[-1] and all(abs(wide[task].iloc[-1] - other) > apart for other in named):
+                if (
+                    len(named) < 3
+                    and wide[task].iloc[-1]
+                    and all(abs(wide[task].iloc[-1] - other) > apart for other in named)
+                ):
                     named.append(wide[task].iloc[-1])
                     ax.annotate(
                         short.get(task, task), (100 * wide.index[-1], wide[task].iloc[-1]), xytext=(3, 0),

@@ -107,12 +107,12 @@ class Analysis:
             raise CrosstaskError(f"{path} has no training fraction {fraction:g}; it has {listed}.")
         measured = others[fraction]
         analysis = cls(measured, others, settings, ceilings_of(measured, settings.ceiling))
-        analysis.values_at(measured)  # says what is missing for the measure
+        analysis.cells_at(measured)  # says what is missing for the measure
         return analysis
 
     # The matrix
 
-    def values_at(self, measured: Measured) -> Float[np.ndarray, "S I J"]:
+    def cells_at(self, measured: Measured) -> Float[np.ndarray, "S I J"]:
         """What stands in the cells, of each run.
 
         Raises:
@@ -121,14 +121,14 @@ class Analysis:
         return measure_values(measured, self.settings.measure, ceilings=self.ceilings, epsilon=self.settings.epsilon)
 
     @cached_property
-    def values(self) -> Float[np.ndarray, "S I J"]:
+    def cells(self) -> Float[np.ndarray, "S I J"]:
         """Of every run, source and target."""
-        return self.values_at(self.measured)
+        return self.cells_at(self.measured)
 
     @cached_property
     def runs(self) -> Float[np.ndarray, "S K K"]:
         """Of every run, over the tasks that are source and target."""
-        return self.measured.square(self.values)
+        return self.measured.square(self.cells)
 
     @property
     def zero(self) -> float:
@@ -195,7 +195,7 @@ class Analysis:
     @cached_property
     def tables(self) -> dict[str, pd.DataFrame]:
         """Name -> table, in the order of the report; empty ones where the data has nothing to say."""
-        edges = edge_table(self.measured, self.values)
+        edges = edge_table(self.measured, self.cells)
         constant = constant_cells(self.measured)
         nulls, histograms, score_nulls = self._nulls()
         return {
@@ -282,7 +282,7 @@ class Analysis:
             return pd.DataFrame(columns=["fraction", *SCORE_COLUMNS[:-1]])
         tables = []
         for fraction, measured in self.others.items():
-            mu = self._mean(measured.square(self.values_at(measured)))
+            mu = self._mean(measured.square(self.cells_at(measured)))
             labels = [measured.label(task) for task in measured.tasks]
             tables.append(task_scores(mu, labels).drop(columns="persona").assign(fraction=fraction))
         table = pd.concat(tables, ignore_index=True)

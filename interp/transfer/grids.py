@@ -110,7 +110,7 @@ class Grid:
             self.source_column: [name for name in sources if name not in targets],
         }
         for name in lone[self.source_column]:
-            close = near_misses(name, lone[self.target_column], cutoff=0.85)
+            close = near_misses(name, lone[self.target_column], cutoff=0.8)
             if close:
                 raise CrosstaskError(
                     f"{self.path}: {self.source_column} {self.labels[name]!r} is no {self.target_column}, but "

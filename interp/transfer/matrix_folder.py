@@ -109,7 +109,7 @@ def _pooled(rows: Sequence[Row]) -> list[Row]:
         for column in ("mean_log_p", "brier", "dose_steps"):
             row.optional(column)
         _accuracy(row), _items(row)
-        fraction = "" if _is_baseline(row) else row.name("fraction")
+        fraction = "" if _is_baseline(row) else repr(row.number("fraction", low=0, high=1, hint="looks like per cent"))
         forms = cells.setdefault((fraction, row["seed"], identity(row["source"]), identity(row["target"])), {})
         if row["form"] in forms:
             raise row.wrong(
@@ -198,5 +198,5 @@ def _right(path: Path, correct: pd.Series) -> pd.Series:
     values = found.map({"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0})
     if values.isna().any():
         at = int(values.isna().to_numpy().argmax())
-        raise CrosstaskError(f"{path}, row {at + 1}: correct is {correct.iloc[at]!r}; expected 1 or 0.")
+        raise CrosstaskError(f"{path}, row {at + 1}: correct is {str(correct.iloc[at])!r}; expected 1 or 0.")
     return values.astype(int)
