@@ -1,7 +1,8 @@
 """QLoRA on a CPU: 4-bit weights in the form through which gradients go.
 
 In evaluation bitsandbytes packs 4-bit weights for the CPU's own instructions, at the first forward pass. The packed
-product has no gradient, and says so in a warning only: every block but the last would then learn nothing.
+product has no gradient, and says so in a warning only: the rest of a backward pass would go around every layer, through
+the residual stream alone.
 """
 
 from __future__ import annotations
