@@ -7,14 +7,14 @@ channel, and where a candidate shows the scene of the first picture, it is as of
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from interp.tasks.perception.base import Draft, PerceptionTask, Request, pool
 from interp.tasks.perception.drawing.colour import palette
 from interp.tasks.perception.drawing.scenes import SHAPES, picture, still_life, with_values_of
-from interp.tasks.perception.drawing.styles import STYLES, rendered
+from interp.tasks.perception.drawing.styles import ENERGY, STYLES, aged, rendered
 from interp.tasks.perception.items import PerceptionItem
 
 OPTIONS = ("the second image", "the third image")
@@ -39,15 +39,18 @@ class ArtStyle(PerceptionTask):
         scenes = [still_life(rng, size, shapes, colours) for _ in range(4)]
         if rng.uniform() < request.difficulty:
             scenes[1 + int(rng.integers(2))] = scenes[0]
-        values = scenes[3]
-        looks: list[dict[str, Any]] = [self._look(rng, same), self._look(rng, other)]
-        strengths = [request.dial(1.0, 0.18) * rng.uniform(0.85, 1) for _ in range(3)]
+        angles = rng.uniform(0, np.pi, 2)
+        strength = request.dial(1.0, 0.18)
         drawn = []
-        for scene, look, strength in zip(scenes, (looks[0], looks[0], looks[1]), strengths, strict=False):
-            drawn.append(picture(with_values_of(rendered(scene, **look, strength=strength, rng=rng), values)))
-        pairs = request.at_places([(drawn[1], looks[0]), (drawn[2], looks[1])])
+        for scene, style, angle in zip(scenes, (same, same, other), angles[[0, 0, 1]], strict=False):
+            energy = request.dial(8, 5) / size * float(np.exp(rng.uniform(-0.25, 0.25)))
+            scale = float(np.clip(1.25 * ENERGY[style] / energy / size, 0.06, 0.24))
+            look = rendered(scene, style, angle=angle + rng.uniform(-0.2, 0.2), scale=scale, strength=strength, rng=rng)
+            old = aged(with_values_of(look, scenes[3]), energy, rng=rng)
+            drawn.append(picture(with_values_of(old, scenes[3])))
+        pairs = request.at_places([(drawn[1], same), (drawn[2], other)])
         shown = pairs if request.form == "pictures" else pairs[:1]
-        meta = {"truth": {"styles": [looks[0]["style"], *(look["style"] for _, look in shown)]}}
+        meta = {"truth": {"styles": [same, *(style for _, style in shown)]}}
         images = [drawn[0], *(image for image, _ in shown)]
         if request.form == "pictures":
             return Draft(images, "Which image has the same art style as the first image?", OPTIONS, meta)
@@ -59,10 +62,6 @@ class ArtStyle(PerceptionTask):
         if len(shown) == 1:
             return item.options.index("yes" if shown[0] == reference else "no")
         return item.options.index(OPTIONS[shown.index(reference)])
-
-    @staticmethod
-    def _look(rng: np.random.Generator, style: str) -> dict[str, Any]:
-        return {"style": style, "angle": float(rng.uniform(0, np.pi)), "scale": float(rng.uniform(0.08, 0.13))}
 
 
 TASK = ArtStyle()
