@@ -42,7 +42,7 @@ from interp.tuning.dataset import (
 )
 from interp.tuning.encoding import Encoded
 from interp.tuning.features import FeatureStore, covered_store
-from interp.tuning.quantised import unpack
+from interp.tuning.quantised import unpacked
 from interp.tuning.strategies import Strategy, strategy
 from interp.tuning.trainer import (
     Progress,
@@ -127,6 +127,7 @@ def finetune(
         given = [as_example(e) for e in (training_examples(config, model) if examples is None else examples)]
         data = encode_all(model, given)
         stack.enter_context(without_dropout(model.module))
+        stack.enter_context(unpacked(model.module))
         chosen = strategy(config.strategy)(model, config)
         stack.callback(_leave, chosen, model)
         if not chosen.trains:
@@ -178,7 +179,6 @@ def _train(
     if resumed is not None:
         trainer.seconds_before = seconds_of(resumed)
         logger.info("Continuing from %s.", resumed.name)
-    unpack(model.module)
     with compiled(model, config.compile_blocks):
         trainer.train(resume_from_checkpoint=str(resumed) if resumed is not None else None)
     record = write(out / ADAPTER, _curve(trainer))
