@@ -13,11 +13,11 @@ from interp.errors import CrosstaskError
 from interp.files import sha256_of
 from interp.models.base import Model, load_model
 from interp.models.options import LoadOptions
-from interp.tasks.perception.datasets import test_data
+from interp.tasks.perception.datasets import test_data, training_data
 from interp.tasks.perception.items import PerceptionItem
 from interp.tasks.perception.registry import perception_task
 from interp.tuning.config import HOW, TuneConfig
-from interp.tuning.dataset import picture_side
+from interp.tuning.dataset import Example, as_example, picture_side
 from interp.tuning.evaluation.evaluate import EvaluationOptions, Progress, evaluate
 from interp.tuning.evaluation.records import Record
 from interp.tuning.matrix.plan import FILES, PUBLISHED, Job, Variant
@@ -69,7 +69,9 @@ class ModelWork:
     def train(self, job: Job, folder: Path) -> dict[str, Any]:
         """Fine-tune on a source; see :class:`interp.tuning.matrix.jobs.Work`."""
         hold_to_file(job)
-        run = finetune(tune_config(job, self.how), folder, model=self.model, tell=self.tell)
+        config = tune_config(job, self.how)
+        examples = mixed_examples(job, config, self.model) if "shares" in job.config else None
+        run = finetune(config, folder, model=self.model, examples=examples, tell=self.tell)
         adapters = {1.0: run.adapter, **{share: path for share, path in run.snapshots.items() if share < 1}}
         records = {share: json.loads((path / RECORD).read_text(encoding="utf-8")) for share, path in adapters.items()}
         return {
@@ -147,6 +149,25 @@ def tune_config(job: Job, how: HowOptions) -> TuneConfig:
     )
 
 
+def mixed_examples(job: Job, config: TuneConfig, model: Model) -> list[Example]:
+    """The examples of a mixture: the given shares of each source, each at its own difficulty, evenly interleaved."""
+    from interp.tuning.selection.plan import counts
+
+    size = config.size or picture_side(model)
+    found = []
+    for name, n in counts(job.config["shares"], config.n_examples).items():
+        task, form = _task_and_form(name)
+        options = {
+            "form": form,
+            "difficulty": job.config["difficulties"][name],
+            "size": size,
+            "seed": config.order_seed,
+        }
+        data = training_data(task, n=n, **options)  # type: ignore[arg-type]
+        found += [((index + 0.5) / n, as_example(data[index])) for index in range(n)]
+    return [example for _, example in sorted(found, key=lambda placed: placed[0])]
+
+
 def target_items(job: Job, model: Model | None = None) -> list[PerceptionItem]:
     """The items of an evaluation job, drawn or read.
 
@@ -161,12 +182,8 @@ def target_items(job: Job, model: Model | None = None) -> list[PerceptionItem]:
         return list(test_data(config["target"], n=config["items"], split=split, seed=config["data_seed"]))
     task, form = _task_and_form(config["target"])
     size = config["size"] or (picture_side(model) if model is not None else 224)
-    return list(
-        test_data(
-            task, n=config["items"], split=config["split"], form=form, difficulty=config["difficulty"], size=size,  # type: ignore[arg-type]
-            seed=config["data_seed"],
-        )
-    )  # fmt: skip
+    drawn = {"form": form, "difficulty": config["difficulty"], "size": size, "seed": config["data_seed"]}
+    return list(test_data(task, n=config["items"], split=config["split"], **drawn))
 
 
 def _is_data(name: str) -> bool:
