@@ -26,7 +26,7 @@ TWINS: dict[Plan, list[tuple[str, str]]] = {
     ],
 }
 """Keypoints that look alike, by plan of the body."""
-SINGLES: dict[Plan, list[str]] = {"side": ["nose", "ear", "tail", "back", "belly"], "top": ["nose", "tail", "back"]}
+SINGLES: dict[Plan, list[str]] = {"side": ["nose", "ear", "tail"], "top": ["nose", "tail"]}
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ _RANGES = {
     "neck": (0.14, 0.34),
     "neck_angle": (0.3, 1.1),
     "head": (0.09, 0.125),
-    "snout": (0.09, 0.2),
-    "ear": (0.12, 0.28),
+    "snout": (0.12, 0.22),
+    "ear": (0.18, 0.3),
     "ear_width": (0.05, 0.1),
     "tail": (0.28, 0.52),
     "tail_width": (0.035, 0.08),
@@ -172,8 +172,6 @@ def _side(kind: Species, colours: Coat, rng: np.random.Generator, limber: float)
         "tail": tail[-1],
         "front paw": paws[0],
         "hind paw": paws[1],
-        "back": (0.0, -thick),
-        "belly": (0.0, thick),
     }
     return Animal(limbs, shapes, [_off(head, nod - 0.7, kind.head * 0.45)], keypoints, colours)
 
@@ -208,7 +206,7 @@ def _top(kind: Species, colours: Coat, rng: np.random.Generator, limber: float) 
     tail = _tail((-half * 0.95, 0.0), math.pi, kind, rng, limber)
     limbs.append((tail, kind.tail_width, colours.body))
     shapes.append((_oval(nose, 0.035, 0.035), colours.outline))
-    keypoints |= {"nose": nose, "tail": tail[-1], "back": (0.0, 0.0)}
+    keypoints |= {"nose": nose, "tail": tail[-1]}
     return Animal(limbs, shapes, eyes, keypoints, colours)
 
 

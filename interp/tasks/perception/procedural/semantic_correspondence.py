@@ -1,22 +1,35 @@
 """Semantic Correspondence: which point of one animal is the same part as the marked point of another?
 
 Two animals of different proportions, pose and coat, each turned by any angle, one of a pair mirrored in half of the
-items; the marks are on keypoints (nose, ear, tail, paws, ...), of which any could have been the right one. With growing
-difficulty the animals are less alike, they are seen from above more often, and a part's twin, which only the rest of
-the body tells from it, is more often among the points: the hind paw for the front paw, the left ear for the right one.
+items; the marks are on keypoints (nose, ear, tail, paws), of which any could have been the right one; how near the right
+one is to REF's place, among the four, is drawn at random. With growing difficulty the animals are less alike, they are
+seen from above more often, and a part's twin, which only the rest of the body tells from it, is more often among the
+points: the hind paw for the front paw, the left ear for the right one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import ClassVar
 
 import numpy as np
 
 from interp.tasks.perception.base import Draft, PerceptionTask, Request
-from interp.tasks.perception.drawing.animals import SINGLES, TWINS, Plan, Stance, animal, between, coat, species
+from interp.tasks.perception.drawing.animals import (
+    SINGLES,
+    TWINS,
+    Animal,
+    Plan,
+    Species,
+    Stance,
+    animal,
+    between,
+    coat,
+    species,
+)
 from interp.tasks.perception.drawing.canvas import Canvas, Point
 from interp.tasks.perception.drawing.colour import blend, hsv, noise
 from interp.tasks.perception.drawing.pairs import Candidate, marked_pair, option_of
@@ -24,8 +37,10 @@ from interp.tasks.perception.items import PerceptionItem
 
 SPECIES, COATS, GROUNDS = range(400), range(1000, 1400), range(2000, 2400)
 """Seeds of proportions, coats and grounds, which are divided among the splits."""
-APART = 0.13
-"""Least distance between two marks."""
+APART = 0.14
+"""Distance between two marks, at least, where the animal has room."""
+TRIES = 60
+"""Poses of the first animal; nearly always one is found that makes the right point as near to REF's place as wanted."""
 
 
 class SemanticCorrespondence(PerceptionTask):
@@ -45,25 +60,21 @@ class SemanticCorrespondence(PerceptionTask):
         grounds = [request.choose(GROUNDS, salt="grounds of animals") for _ in range(2)]
         gap = request.dial(0.1, 1.0)
         first, second = species(kinds[0]), between(species(kinds[0]), species(kinds[1]), gap)
-        mirrored = rng.random(2) < 0.5
-        canvases, found = [], []
         names = self._names(request, plan)
-        for number, kind in enumerate((first, second)):
-            flip = bool(mirrored[number]) and plan == "side"
-            canvas = _ground(request.size, grounds[number])
-            while True:
-                one = animal(kind, coat(coats[number]), plan, rng, limber=request.dial(0.3, 1.0))
-                stance = _stance(rng, one.keypoints, flip)
-                places = stance([one.keypoints[name] for name in names])
-                if all(math.dist(a, b) > APART for a, b in combinations(places, 2)):
-                    break
-            canvases.append(canvas)
-            found.append(one.draw(canvas, stance))
+        other = _posed(request, plan, second, coats[1], names)
+        wanted = int(rng.integers(4))
+        for _ in range(TRIES):
+            one = _posed(request, plan, first, coats[0], names)
+            if _rank(one.places, other.places, names) == wanted:
+                break
+        canvases = [_ground(request.size, ground) for ground in grounds]
+        for canvas, drawn in zip(canvases, (one, other), strict=True):
+            drawn.animal.draw(canvas, drawn.stance)
         return marked_pair(
             request,
             *canvases,
-            reference=Candidate(found[0][names[0]], names[0]),
-            candidates=[Candidate(found[1][name], name) for name in names],
+            reference=Candidate(one.places[names[0]], names[0]),
+            candidates=[Candidate(other.places[name], name) for name in names],
             which="Which point is the same body part as REF?",
             whether="Is point A the same body part as REF?",
             contents={"species": kinds, "coats": coats, "grounds": grounds},
@@ -87,15 +98,44 @@ class SemanticCorrespondence(PerceptionTask):
         return [[*pair, *picked][i] for i in rng.permutation(4)]
 
 
-def _stance(rng: np.random.Generator, keypoints: Mapping[str, Point], mirrored: bool) -> Stance:
-    """A random turn, and the largest size about the middle of the picture, or a little less."""
+@dataclass(frozen=True)
+class _Posed:
+    """An animal, where it is, and where its keypoints are."""
+
+    animal: Animal
+    stance: Stance
+    places: dict[str, Point]
+
+
+def _posed(request: Request, plan: Plan, kind: Species, colours: int, names: Sequence[str]) -> _Posed:
+    """An animal in a random pose, turned at random, with these keypoints apart; from the side it may be mirrored."""
+    rng = request.rng
+    mirrored = plan == "side" and bool(rng.random() < 0.5)
+    apart = APART
+    while True:
+        one = animal(kind, coat(colours), plan, rng, limber=request.dial(0.3, 1.0))
+        stance = _stance(rng, list(one.keypoints.values()), mirrored)
+        places = dict(zip(one.keypoints, stance(list(one.keypoints.values())), strict=True))
+        if all(math.dist(places[a], places[b]) > apart for a, b in combinations(names, 2)):
+            return _Posed(one, stance, places)
+        apart *= 0.98  # small ears and bent limbs may not leave so much room
+
+
+def _stance(rng: np.random.Generator, keypoints: Sequence[Point], mirrored: bool) -> Stance:
+    """A random turn and size, anywhere in the picture."""
     turn = float(rng.uniform(-math.pi, math.pi))
-    points = np.array(Stance((0.0, 0.0), turn, 1.0, mirrored)(list(keypoints.values())))
+    points = np.array(Stance((0.0, 0.0), turn, 1.0, mirrored)(keypoints))
     low, high = points.min(axis=0), points.max(axis=0)
-    scale = float(rng.uniform(0.85, 1.0) * 0.8 / (high - low).max())
+    scale = float(rng.uniform(0.75, 1.0) * 0.8 / (high - low).max())
     free = 0.8 - scale * (high - low)
     x, y = (0.1 - scale * low + free * rng.uniform(0, 1, 2)).tolist()
     return Stance((x, y), turn, scale, mirrored)
+
+
+def _rank(first: Mapping[str, Point], second: Mapping[str, Point], names: Sequence[str]) -> int:
+    """How many of the points in the second picture are nearer to REF's place than the right one, the first name."""
+    right, *wrong = (math.dist(second[name], first[names[0]]) for name in names)
+    return sum(distance < right for distance in wrong)
 
 
 def _ground(size: int, seed: int) -> Canvas:
