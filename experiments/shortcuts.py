@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -109,11 +110,13 @@ def _perform(run: "Run", arguments: Arguments, unit: tuple[str, str, float]) -> 
     from interp.tasks.perception.shortcuts import battery
 
     name, form, difficulty = unit
-    task, n = perception_task(name), arguments.items
-    given = {"form": form, "difficulty": difficulty, "size": arguments.size, "seed": arguments.seed}
-    given["marks"] = arguments.marks
-    train, test = ((task.item(split, index, **given) for index in range(n)) for split in ("train", "test"))
-    found = battery(train, test, again=lambda: (task.item("test", n + index, **given) for index in range(n)))
+    options = {"form": form, "difficulty": difficulty, "size": arguments.size, "seed": arguments.seed}
+    draw, n = partial(perception_task(name).item, **options, marks=arguments.marks), arguments.items
+    found = battery(
+        (draw("train", index) for index in range(n)),
+        (draw("test", index) for index in range(n)),
+        again=lambda: (draw("test", index) for index in range(n, 2 * n)),
+    )
     run.record(unit, {"rows": found.to_dict("records")})
 
 

@@ -185,6 +185,9 @@ FORMS = [
 @pytest.mark.parametrize(("task", "form"), FORMS, ids=[f"{task.abbreviation}-{form}" for task, form in FORMS])
 def test_no_shortcut_beats_chance_by_more_than_five_points(task: PerceptionTask, form: Form) -> None:
     draw = partial(task.item, form=form, size=48)
-    train, test = ((draw(split, index) for index in range(400)) for split in ("train", "test"))
-    table = battery(train, test, again=lambda: (draw("test", index) for index in range(400, 800)))
+    table = battery(
+        (draw("train", index) for index in range(400)),
+        (draw("test", index) for index in range(400)),
+        again=lambda: (draw("test", index) for index in range(400, 800)),
+    )
     assert leaks(table) == [], f"\n{table}"
