@@ -3,8 +3,8 @@
 Both models answer the same items. With one run the exact McNemar test asks whether the items that only one of them
 gets right divide evenly. Runs of one source share their items, so that with several runs the item is what is drawn: its
 runs' differences are summed, s_i = sum over runs of (right after - right before), and the signs of these sums flip
-together, each with probability 1/2. The distribution of their total is computed exactly (a sum of binomials, one for
-each |s|), and with one run it is McNemar's. Over cells the false discovery rate is held by Benjamini and Hochberg.
+together, each with probability 1/2. The distribution of their total is computed exactly, one item after another, and
+with one run it is McNemar's. Over cells the false discovery rate is held by Benjamini and Hochberg.
 
 Four runs alone cannot decide an edge: a signed-rank test over them has no p below 0.125. Where no items are known,
 `best_case_p` says how small the p of one run could be for so many items moved, if all moved the same way.
@@ -22,6 +22,8 @@ from interp.transfer.names import BASELINE
 from interp.transfer.pgf import paired_standard_error
 from interp.transfer.tables import Measured
 
+_PARTS = 20
+"""Where answers are not right or wrong, differences are rounded to 1/20 (relative accuracy comes in tenths)."""
 FAMILIES = ("transfer", "itself", "control", "extra")
 """Kinds of cells, within each of which discoveries are counted: a task on another task, a task on itself, a control
 source, and a target that is no source."""
@@ -29,18 +31,19 @@ source, and a target that is no source."""
 
 def sign_flip_p(sums: Int[np.ndarray, " items"]) -> float:
     """Two-sided exact p of a total of whole numbers under independent signs; McNemar's test if all are -1, 0 or 1."""
-    sizes, counts = np.unique(np.abs(sums), return_counts=True)
-    support: np.ndarray = np.zeros(1, dtype=int)
-    chances: np.ndarray = np.ones(1)
-    for size, count in zip(sizes, counts, strict=True):
-        if size == 0:
-            continue
-        steps = size * (2 * np.arange(count + 1) - count)
-        weights = stats.binom.pmf(np.arange(count + 1), count, 0.5)
-        totals, places = np.unique(np.add.outer(support, steps), return_inverse=True)
-        chances = np.bincount(places.ravel(), np.multiply.outer(chances, weights).ravel(), minlength=len(totals))
-        support = totals
-    return float(min(1.0, chances[np.abs(support) >= abs(int(sums.sum()))].sum()))
+    sizes = np.abs(sums[sums != 0]).astype(int)
+    if not len(sizes):
+        return 1.0
+    sizes //= np.gcd.reduce(sizes)
+    chances = np.ones(1)  # of the totals -reach, ..., reach so far
+    for size in sizes:
+        longer = np.zeros(len(chances) + 2 * size)
+        longer[: len(chances)] += chances / 2
+        longer[2 * size :] += chances / 2
+        chances = longer
+    reach = sizes.sum()
+    observed = abs(int(np.sum(np.sign(sums[sums != 0]) * sizes)))
+    return float(min(1.0, chances[np.abs(np.arange(-reach, reach + 1)) >= observed].sum()))
 
 
 def best_case_p(items: Float[np.ndarray, " ..."]) -> Float[np.ndarray, " ..."]:
@@ -164,14 +167,15 @@ def _paired(
             f"{measured.path}: the items of target {target!r} have the baseline's runs {', '.join(before.columns)} and "
             f"{', '.join(after.columns)} of {source!r}; expected one of the baseline, or the same."
         )
-    right = after.to_numpy(int)
+    right = after.to_numpy(float)
     was = before.loc[after.index, after.columns if before.shape[1] > 1 else before.columns]
-    base = np.broadcast_to(was.to_numpy(int), right.shape)
-    gains, losses = int(((right == 1) & (base == 0)).sum()), int(((right == 0) & (base == 1)).sum())
-    runs = right.shape[1]
-    sums = right.sum(1) - base.sum(1)
+    base = np.broadcast_to(was.to_numpy(float), right.shape)
+    change = right - base
+    scale = 1 if np.array_equal(change, np.rint(change)) else _PARTS
     # Over runs the items' sums are what varies; with one run their squares are the discordant items, b + c.
-    error = paired_standard_error(np.square(sums / runs).sum(), np.array(0), (1 - base).sum(0).mean())
+    error = paired_standard_error(np.square(change.mean(1)).sum(), np.array(0), (1 - base).sum(0).mean())
+    gains, losses = int((change > 0).sum()), int((change < 0).sum())
+    p = sign_flip_p(np.rint(scale * change.sum(1)).astype(int))
     return {
-        "only_tuned": gains, "only_baseline": losses, "standard_error": float(error), "p": sign_flip_p(sums)
+        "only_tuned": gains, "only_baseline": losses, "standard_error": float(error), "p": p
     }  # fmt: skip

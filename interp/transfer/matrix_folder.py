@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,14 @@ def read_folder(folder: Path, *, form: str | None = None) -> dict[float, Measure
     if len(models) > 1:
         raise CrosstaskError(f"{path} holds the models {', '.join(models)}; expected one.")
     rows = _of_form(path, rows, form)
+    plain = plain_sources({row["source"] for row in rows}, {row["target"] for row in rows})
+    rows = [replace(row, texts={**row.texts, "source": plain.get(row["source"], row["source"])}) for row in rows]
     grids = by_fraction(_pooled(rows), lambda: Grid(path, "source", "target"), baseline_of=_is_baseline)
     if not grids:
         raise CrosstaskError(f"{path} has rows of the baseline alone; expected fine-tuned models.")
     items = read_items(folder, form=form)
+    if items is not None:
+        items["source"] = items["source"].replace({name: identity(task) for name, task in plain.items()})
     labels = labels_of(grids)
     return {fraction: _measured(folder, models[0], fraction, grid, labels, items) for fraction, grid in grids.items()}
 
@@ -57,7 +62,7 @@ def _measured(
     smooth: dict[str, Any] = {}
     for column, name in (("mean_log_p", "log_p"), ("brier", "brier")):
         found = {column: grid.array(value(column)), f"baseline_{name}": grid.baseline(value(column))}
-        if not any(np.isnan(array).any() for array in found.values()):
+        if not any(np.isnan(array).all() for array in found.values()):  # numbers and generated answers have none
             smooth |= found
     steps = grid.array(value("dose_steps"))[:, :, 0]
     return Measured(
@@ -102,6 +107,17 @@ def _of_form(path: Path, rows: list[Row], form: str | None) -> list[Row]:
     return chosen
 
 
+def plain_sources(sources: Collection[str], targets: Collection[str]) -> dict[str, str]:
+    """Sources "task/form" -> the target that they are, where it has no other source."""
+    known = {identity(target): target for target in targets}
+    bases = {source: identity(source.rpartition("/")[0] or source) for source in sources}
+    return {
+        source: known[base]
+        for source, base in bases.items()
+        if "/" in source and base in known and list(bases.values()).count(base) == 1
+    }
+
+
 def _pooled(rows: Sequence[Row]) -> list[Row]:
     """One row a cell: means over its forms, weighted by items. Every model must have met the same forms of a target."""
     cells: dict[tuple[str, ...], dict[str, Row]] = {}
@@ -136,7 +152,7 @@ def _mean_row(rows: Sequence[Row]) -> Row:
     if len(rows) == 1:
         return rows[0]
     weights = np.array([_items(row) for row in rows])
-    values = dict(rows[0].values) | {"n": repr(float(weights.sum())), "form": "+".join(sorted(r["form"] for r in rows))}
+    values = dict(rows[0].texts) | {"n": repr(float(weights.sum())), "form": "+".join(sorted(r["form"] for r in rows))}
     for column in ("accuracy", "mean_log_p", "brier"):
         mean = np.average([row.optional(column) for row in rows], weights=weights)
         values[column] = "" if np.isnan(mean) else repr(float(mean))
@@ -155,8 +171,8 @@ def read_items(folder: Path, *, form: str | None = None) -> pd.DataFrame | None:
         form: only items asked in this form.
 
     Raises:
-        CrosstaskError: the file cannot be read, a column is missing, `correct` is neither 1 nor 0, or an item of a cell
-            is there twice.
+        CrosstaskError: the file cannot be read, a column is missing, `correct` is not between 0 and 1, or an item of a
+            cell is there twice.
     """
     path = next((folder / name for name in ITEMS_FILES if (folder / name).is_file()), None)
     if path is None:
@@ -167,7 +183,7 @@ def read_items(folder: Path, *, form: str | None = None) -> pd.DataFrame | None:
             if path.suffix == ".parquet"
             else pd.read_csv(path, dtype=dict.fromkeys(("source", "seed", "target", "form", "item", "rule"), str))
         )
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, ImportError) as error:
         raise CrosstaskError(f"{path} cannot be read: {error}") from error
     missing = [column for column in ITEM_COLUMNS if column not in items.columns]
     if missing:
@@ -194,9 +210,10 @@ def read_items(folder: Path, *, form: str | None = None) -> pd.DataFrame | None:
 
 
 def _right(path: Path, correct: pd.Series) -> pd.Series:
-    found = correct.astype(str).str.strip().str.lower()
-    values = found.map({"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0})
-    if values.isna().any():
-        at = int(values.isna().to_numpy().argmax())
-        raise CrosstaskError(f"{path}, row {at + 1}: correct is {str(correct.iloc[at])!r}; expected 1 or 0.")
-    return values.astype(int)
+    found = correct.astype(str).str.strip().str.lower().replace({"true": "1", "false": "0"})
+    values = pd.to_numeric(found, errors="coerce")
+    wrong = ~values.between(0, 1)
+    if wrong.any():
+        at = int(wrong.to_numpy().argmax())
+        raise CrosstaskError(f"{path}, row {at + 1}: correct is {str(correct.iloc[at])!r}; expected 1, 0 or a share.")
+    return values.astype(float)

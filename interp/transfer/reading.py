@@ -25,15 +25,15 @@ class Row:
     Attributes:
         path: of the file.
         line: its number in the file, from 1.
-        values: column -> text, stripped.
+        texts: column -> what stands there, stripped.
     """
 
     path: Path
     line: int
-    values: Mapping[str, str]
+    texts: Mapping[str, str]
 
     def __getitem__(self, column: str) -> str:
-        return self.values.get(column, "")
+        return self.texts.get(column, "")
 
     def wrong(self, said: str) -> CrosstaskError:
         """The error about this row."""

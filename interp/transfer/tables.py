@@ -4,7 +4,8 @@ Our own matrix is a folder with two tables (written by `python -m experiments.tr
 
     cells.csv                         a row for each source, seed, training fraction, target and form
         model           name of the model
-        source          the task trained on; "baseline" is the model before any training
+        source          the task trained on, perhaps with its form ("jigsaw/words"); "baseline" is the model before any
+                        training
         seed            of the training run; the baseline may have rows of one seed alone, or of every seed
         fraction        share of the training that the source has had, 0 to 1; 1 is all of it; the baseline's is ignored
         target          the task tested on
@@ -22,9 +23,9 @@ Our own matrix is a folder with two tables (written by `python -m experiments.tr
         item            name of the item, the same under every source
         key             the right letter
         prediction      the predicted letter
-        correct         1 or 0 (true and false are read as well)
-        log_p_key       log p(key)
-        brier           of this item
+        correct         1 or 0 (true and false are read as well); where the answer is a number, its relative accuracy
+        log_p_key       log p(key); may be empty
+        brier           of this item; may be empty
         rule            what found the prediction in a generated answer; empty for forced choice
 
 Two forms of one CSV are read as well, see `interp.transfer.reading`: published Perfection Gap Factors

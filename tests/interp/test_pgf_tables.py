@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 
 from interp.errors import CrosstaskError
+from interp.transfer.edges import paired_tests
+from interp.transfer.matrix_folder import plain_sources
 from interp.transfer.tables import CELL_COLUMNS, ITEM_COLUMNS, Measured, read_transfer
 from tests.transfer_data import TASKS, accuracy_rows, factor_rows, matrix_folder, write_csv
 
@@ -188,7 +190,7 @@ def test_damaged_cells_are_refused(tmp_path: Path, change: Any, said: str) -> No
     [
         (lambda t: t.drop(columns=["key", "rule"]), "no column key, rule; expected"),
         (lambda t: pd.concat([t, t.tail(1)]), "is there twice"),
-        (lambda t: t.assign(correct=["2", *t["correct"][1:]]), "row 1: correct is '2'; expected 1 or 0"),
+        (lambda t: t.assign(correct=["2", *t["correct"][1:]]), "row 1: correct is '2'; expected 1, 0 or a share"),
     ],
 )
 def test_damaged_items_are_refused(tmp_path: Path, change: Any, said: str) -> None:
@@ -196,6 +198,39 @@ def test_damaged_items_are_refused(tmp_path: Path, change: Any, said: str) -> No
     edit(folder, change, "items.csv.gz")
     with pytest.raises(CrosstaskError, match=said):
         read(folder)
+
+
+def test_sources_that_name_their_form_are_the_target_unless_there_are_two(tmp_path: Path) -> None:
+    folder = matrix_folder(tmp_path / "m")
+    plain = read(folder)
+    for name in ("cells.csv", "items.csv.gz"):
+        edit(folder, lambda t: t.assign(source=t["source"].replace({"jigsaw": "jigsaw/words"})), name)
+    named = read(folder)
+    same(plain, named)
+    assert set(named.items["source"]) == set(plain.items["source"])
+    assert plain_sources({"jigsaw/words", "jigsaw/pictures", "JG", "a/b"}, {"jigsaw", "a"}) == {"a/b": "a"}
+
+
+def test_numbers_may_be_right_in_part_and_have_no_log_p(tmp_path: Path) -> None:
+    folder = matrix_folder(tmp_path / "m", runs=1)
+
+    def partly(table: pd.DataFrame) -> pd.DataFrame:
+        rows = table["target"] == "object_order"
+        for column in ("log_p_key", "mean_log_p"):
+            if column in table:
+                table.loc[rows, column] = ""
+        if "correct" in table:
+            table.loc[rows, "correct"] = table.loc[rows, "correct"].replace({"1": "0.7"})
+        return table
+
+    for name in ("cells.csv", "items.csv.gz"):
+        edit(folder, partly, name)
+    measured = read(folder)
+    column = measured.targets.index("object_order")
+    assert np.isnan(measured.mean_log_p[:, :, column]).all()
+    assert np.isfinite(measured.square(measured.mean_log_p)).all()
+    tests = paired_tests(measured)
+    assert 0 < tests["jigsaw", "object_order"]["p"] <= 1
 
 
 def test_broken_items_and_folders_without_cells_are_refused(tmp_path: Path) -> None:
