@@ -40,20 +40,19 @@ class RelativeDepth(PerceptionTask):
         ratio = request.dial(2.6, 1.15) ** 0.5
         seeds = [request.choose(LOOKS, salt="looks") for _ in range(6)]
         columns = _columns(rng)
-        near, far = (
+        free = _free(rng, round(request.dial(1, 4)), columns)
+        depths = [middle / ratio, middle * ratio, *(middle * rng.uniform(0.65, 1.8, len(free))).tolist()]
+        posts = [
             _post(rng, x, depth, horizon, seed, supports, away)
-            for x, depth, seed in zip(columns, (middle / ratio, middle * ratio), seeds, strict=False)
-        )
-        others = []
-        for x, seed in zip(_free(rng, round(request.dial(1, 4)), columns), seeds[2:], strict=False):
-            others.append(_post(rng, x, middle * float(rng.uniform(0.65, 1.8)), horizon, seed, supports, away))
-        for post in (near, far, *others):
+            for x, depth, seed in zip((*columns, *free), depths, seeds, strict=False)
+        ]
+        for post in posts:
             room.add(post)
         haze = float(rng.uniform(40, 80) if rng.random() < 0.5 else rng.uniform(190, 230))
         tint = rng.uniform(-15, 15, 3)
         pixels = room.finish(haze=tuple((haze + tint).tolist()), thickness=request.dial(0.15, 0.05))
         asked = int(rng.integers(2)) if request.form == "yes_no" else 0
-        marked = request.at_places([near, far])[:: -1 if asked else 1]
+        marked = request.at_places(posts[:2])[:: -1 if asked else 1]
         places: list[Point] = [(post.x, post.y) for post in marked]
         canvas = Canvas(request.size, pixels)
         canvas.marks(places, style=request.marks)

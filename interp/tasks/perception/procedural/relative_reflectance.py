@@ -14,7 +14,7 @@ import math
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from interp.tasks.perception.base import Draft, PerceptionTask, Request
@@ -26,6 +26,8 @@ SAME = 1.10
 OPTIONS = ("A is darker", "B is darker", "About the same")
 PAPERS = range(400)
 """Seeds of tints, outlines and grounds, which are divided among the splits."""
+Piece = tuple[int, int]
+"""Strip, and which of its two pieces."""
 _STRIPS, _WIDE = 4, 0.235
 
 
@@ -47,17 +49,12 @@ class RelativeReflectance(PerceptionTask):
         dark = np.array([rng.permutation([True, False]) for _ in range(_STRIPS)])
         along = rng.uniform(0.12, 0.26, (_STRIPS, 2)) * [-1, 1]
         albedo = np.where(dark, -step / 2, step / 2) + rng.uniform(-0.02, 0.02, dark.shape)
-        centres = np.stack(
-            [np.repeat((np.arange(_STRIPS) - 1.5)[:, None] * _WIDE, 2, axis=1), along], axis=-1
-        )  # [strip, piece, (across, along)]
+        across = (np.arange(_STRIPS) - 1.5) * _WIDE
+        centres = np.stack([np.repeat(across[:, None], 2, axis=1), along], axis=-1)  # [strip, piece, (across, along)]
         pixels = _render(request, seed, turn, lights, centres, albedo)
-        lit, shaded = rng.permutation(np.flatnonzero(lights == 0)), rng.permutation(np.flatnonzero(lights < 0))
-        darker = (int(lit[0]), int(np.flatnonzero(dark[lit[0]])[0]))
-        lighter = (int(shaded[0]), int(np.flatnonzero(~dark[shaded[0]])[0]))
-        strips, piece = ((lit, dark), (shaded, ~dark))[int(rng.integers(2))]
-        twins = [(int(strip), int(np.flatnonzero(piece[strip])[0])) for strip in strips]
+        unlike, twins = _pairs(rng, lights, dark)
         asked = int(rng.integers(2)) if request.form == "yes_no" else 0
-        marked = [darker, lighter] if request.key == 0 else [lighter, darker]
+        marked = unlike if request.key == 0 else unlike[::-1]
         if request.form == "marks":
             marked = twins if request.key == 2 else marked
             question, options = "Ignoring the shadows, which surface is darker?", list(OPTIONS)
@@ -86,6 +83,21 @@ class RelativeReflectance(PerceptionTask):
         if max(one / other, other / one) <= SAME:
             return item.options.index("About the same")
         return item.options.index("A is darker" if one < other else "B is darker")
+
+
+def _pairs(
+    rng: np.random.Generator, lights: Float[np.ndarray, " strips"], dark: Bool[np.ndarray, "strips 2"]
+) -> tuple[list[Piece], list[Piece]]:
+    """Dark paper in the light with light paper in the shadow, and two pieces of either kind, of different strips."""
+
+    def piece(strip: int, darker: bool) -> Piece:
+        return int(strip), int(np.flatnonzero(dark[strip] == darker)[0])
+
+    lit, shaded = rng.permutation(np.flatnonzero(lights == 0)), rng.permutation(np.flatnonzero(lights < 0))
+    unlike = [piece(lit[0], True), piece(shaded[0], False)]
+    if rng.random() < 0.5:
+        return unlike, [piece(strip, True) for strip in lit]
+    return unlike, [piece(strip, False) for strip in shaded]
 
 
 def _place(centre: Float[np.ndarray, " 2"], turn: float) -> Point:
