@@ -4,6 +4,7 @@ table = pandas.read_csv("accuracy.csv")         of experiments.evaluate
 difficulties = pandas.read_csv("difficulties.csv")   of experiments.transfer_matrix --calibrate
 cells = pandas.read_csv("cells.csv")            of experiments.transfer_matrix
 selection = pandas.read_csv("selection.csv")    of experiments.select_data
+results = pandas.read_csv("results.csv")        of experiments.bench_evaluation
 """
 
 from collections.abc import Sequence
@@ -148,6 +149,30 @@ def selection(table: pd.DataFrame) -> Figure:
         ax.set_ylim(0, 1)
         ax.grid(axis="y", **_GRID)
     axes[0].set_ylabel("accuracy on test items")
+    return figure
+
+
+def speed(table: pd.DataFrame, *, wanted: float) -> Figure:
+    """Seconds of every peer for the same answers, with the range over repeats.
+
+    Args:
+        table: columns peer, answers, seconds, seconds_min, seconds_max, times_ours.
+        wanted: how many times longer than ours the loop should take; drawn as a line.
+    """
+    figure = Figure(figsize=(6.4, 2.2))
+    figure.set_layout_engine("constrained")
+    ax = figure.subplots()
+    for place, row in enumerate(table.itertuples()):
+        ax.barh(place, row.seconds, color=_COLOURS[0] if row.peer == "ours" else _COLOURS[1], height=0.6)
+        ax.plot([row.seconds_min, row.seconds_max], [place, place], color="black", linewidth=1.2)
+        ax.annotate(f" {row.times_ours:.2f} times", (row.seconds_max, place), va="center", fontsize=8)
+    ours = float(table.loc[table["peer"] == "ours", "seconds"].iloc[0])
+    ax.axvline(wanted * ours, color="black", linestyle=":", linewidth=1)
+    ax.set_yticks(range(len(table)), table["peer"])
+    ax.invert_yaxis()
+    ax.margins(x=0.15)
+    ax.set_xlabel(f"seconds for {int(table['answers'].iloc[0])} answers (dotted: {wanted:g} times ours)")
+    ax.grid(axis="x", **_GRID)
     return figure
 
 
