@@ -46,7 +46,8 @@ class RelativeDirection(PerceptionTask):
             places.append(free_place(request, places, low=(0.12, 0.15), high=(length - 0.12, 0.85), gap=1.5 * size))
         for thing, place in zip((left, right, *more), places, strict=True):
             strip.things.append(Placed(thing, place, size * float(rng.uniform(0.9, 1.1)), bool(rng.random() < 0.5)))
-        pictures = [strip.frame(start) for start in starts(request, step=step, n=n)]
+        camera = starts(request, step=step, n=n)
+        pictures = [strip.frame(start) for start in camera]
         asked = int(rng.integers(2))
         side = request.key if request.form == "words" else (asked + request.key) % 2
         faced, sought = (left, right) if side else (right, left)
@@ -56,6 +57,7 @@ class RelativeDirection(PerceptionTask):
             question, options = f"You face the {faced}. Is the {sought} on your {SIDES[asked]}?", ["yes", "no"]
         truth = {
             "at": {str(thing): place[0] for thing, place in zip((left, right), two, strict=True)},
+            "starts": camera,
             "faced": str(faced),
             "sought": str(sought),
             "asked": SIDES[asked] if request.form == "yes_no" else None,
