@@ -42,6 +42,7 @@ from interp.tuning.dataset import (
 )
 from interp.tuning.encoding import Encoded
 from interp.tuning.features import FeatureStore, covered_store
+from interp.tuning.pixels import pixel_limits
 from interp.tuning.quantised import unpacked
 from interp.tuning.strategies import Strategy, strategy
 from interp.tuning.trainer import (
@@ -124,6 +125,7 @@ def finetune(
     with contextlib.ExitStack() as stack:
         if main:
             stack.enter_context(Run.open(out, settings, seeds=(config.seed,), models={model.name: model.fingerprint}))
+        stack.enter_context(pixel_limits(model, config.min_pixels, config.max_pixels))
         given = [as_example(e) for e in (training_examples(config, model) if examples is None else examples)]
         data = encode_all(model, given)
         stack.enter_context(without_dropout(model.module))
