@@ -11,7 +11,7 @@ import pytest
 from interp.tasks.perception.base import SPLITS, PerceptionTask, Request, generator, pool
 from interp.tasks.perception.drawing.scenes import SHAPES, still_life, with_values_of
 from interp.tasks.perception.drawing.shore import BREAKS, NOISES, Look, shore
-from interp.tasks.perception.drawing.styles import STYLES, rendered
+from interp.tasks.perception.drawing.styles import STYLES, gradient, rendered
 from interp.tasks.perception.procedural import art_style, counting, forensic_detection, jigsaw, visual_similarity
 from interp.tasks.perception.procedural.visual_similarity import Scene
 
@@ -27,7 +27,7 @@ def request(form: str, key: int, *, split: str = "train", difficulty: float = 0.
 def test_oracle_finds_the_key_at_every_split_difficulty_and_shift(task: PerceptionTask, form: str) -> None:
     for split in SPLITS:
         for difficulty in (0.0, 0.5, 1.0):
-            items = task.items(split, 14 if split == "train" else 6, form=form, difficulty=difficulty, size=32)
+            items = task.items(split, 10 if split == "train" else 4, form=form, difficulty=difficulty, size=32)
             for item in items:
                 assert task.oracle(item) == item.key
                 assert all(task.oracle(item.shifted(by)) == item.shifted(by).key for by in range(len(item.options)))
@@ -136,10 +136,48 @@ def test_declared_distance_is_a_distance_and_the_angle_that_was_turned() -> None
 def test_distances_come_closer_as_similarity_gets_harder() -> None:
     ratios = []
     for difficulty in (0.0, 0.5, 1.0):
-        items = visual_similarity.TASK.items("train", 20, difficulty=difficulty, size=32)
+        items = visual_similarity.TASK.items("train", 10, difficulty=difficulty, size=32)
         pairs = [sorted(item.meta["truth"]["distances"]) for item in items]
         ratios.append(np.mean([far / near for near, far in pairs]))
     assert ratios[0] > 2 * ratios[1] > 4 * ratios[2] > 4
+
+
+def test_pixels_do_not_tell_which_picture_is_near() -> None:
+    nearer, gaps = [], []
+    for item in visual_similarity.TASK.items("train", 60, difficulty=0, size=48):
+        first, *others = (np.asarray(image.pixels, np.float32) for image in item.images)
+        right, wrong = (visual_similarity.pixel_distances(first, others[i]) for i in (item.key, 1 - item.key))
+        nearer.append(right < wrong)
+        gaps.append(np.abs(right - wrong))
+    assert (np.abs(np.mean(nearer, 0) - 0.5) < 0.2).all()
+    assert (np.median(gaps, 0) < [0.02, 0.1]).all()
+
+
+def test_edges_do_not_tell_two_styles_apart() -> None:
+    found: dict[str, list[float]] = {}
+    for split in SPLITS:
+        for item in art_style.TASK.items(split, 24, difficulty=0, size=48):
+            for style, image in zip(item.meta["truth"]["styles"], item.images, strict=True):
+                found.setdefault(style, []).append(gradient(np.asarray(image.pixels, float).mean(-1)))
+    assert set(found) == set(STYLES)
+    assert np.std([np.mean(values) for values in found.values()]) < np.mean([np.std(v) for v in found.values()])
+
+
+def test_grain_by_parts_has_as_many_edges_as_the_same_grain_all_over() -> None:
+    colours = [(128, 128, 128)] * 9
+    for noise, ways in ((noise, BREAKS[noise]) for noise in NOISES):
+        for way in ways:
+            look = Look(["circle"], colours, 0.0, 0.1, noise, dict.fromkeys(BREAKS, way), 1.0)
+            energies = [
+                np.mean(
+                    [
+                        gradient(np.asarray(shore(np.random.default_rng(i), 64, look, wrong), float)[..., 0])
+                        for i in range(12)
+                    ]
+                )
+                for wrong in (None, noise)
+            ]
+            assert energies[0] == pytest.approx(energies[1], rel=0.06)
 
 
 @pytest.mark.parametrize("kind", BREAKS)

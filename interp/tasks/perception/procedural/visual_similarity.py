@@ -13,8 +13,9 @@ anew, from the same palette, so that in half of the items the far picture is clo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -24,7 +25,6 @@ from PIL import Image
 from interp.tasks.perception.base import Draft, PerceptionTask, Request, pool
 from interp.tasks.perception.drawing.canvas import Canvas, Colour
 from interp.tasks.perception.drawing.colour import palette
-from interp.tasks.perception.drawing.scenes import rgb
 from interp.tasks.perception.items import PerceptionItem
 
 OPTIONS = ("the second image", "the third image")
@@ -33,8 +33,31 @@ N = 3
 WAVES = np.arange(2, 5)
 SIZES = {"outlines": N * 2 * len(WAVES), "places": N * 2, "stripes": 2}
 SCENES, PALETTES = range(800), range(200)
-TRIES = 3
+TRIES, SKETCH = 5, 40
 Vector = Float[np.ndarray, " d"]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a picture of a scene adds that says nothing: colours, size, shift, and the stripes' phase and contrast."""
+
+    colours: Sequence[Colour]
+    radius: float
+    shift: Float[np.ndarray, " xy"]
+    phase: float
+    contrast: float
+
+    @classmethod
+    def of(cls, request: Request, colours: Sequence[Colour]) -> Look:
+        """A random look with colours of a palette."""
+        rng = request.rng
+        return cls(
+            colours=[colours[i] for i in rng.permutation(len(colours))],
+            radius=rng.uniform(0.14, 0.17),
+            shift=rng.uniform(-1, 1, 2) * request.dial(0.03, 0.07),
+            phase=rng.uniform(0, 2 * np.pi),
+            contrast=rng.uniform(0.12, 0.22),
+        )
 
 
 @dataclass(frozen=True)
@@ -64,6 +87,7 @@ class Scene:
         cosines = {name: float(vector @ other.vectors[name]) for name, vector in self.vectors.items()}
         return sum(WEIGHTS[name] * float(np.arccos(np.clip(c, -1, 1))) ** 2 for name, c in cosines.items()) ** 0.5
 
+    @cached_property
     def outlines(self) -> Float[np.ndarray, "shape corner 2"]:
         """The three outlines about (0, 0), of the same area and the same roughness."""
         waves = self.vectors["outlines"].reshape(N, 2, len(WAVES)) / np.sqrt(WAVES)
@@ -76,6 +100,7 @@ class Scene:
         radii /= np.sqrt((radii**2).mean(1, keepdims=True))
         return np.stack([radii * np.cos(angles), radii * np.sin(angles)], -1)
 
+    @cached_property
     def places(self) -> Float[np.ndarray, "shape 2"]:
         """Where the shapes are, 0 to 1, pushed apart so that they hardly overlap."""
         points = 0.5 + 0.6 * self.vectors["places"].reshape(N, 2)
@@ -91,11 +116,44 @@ class Scene:
         x, y = self.vectors["stripes"]
         return float(np.arctan2(y, x)) / 2
 
+    def drawn(self, look: Look, size: int) -> Image.Image:
+        """A picture of the scene."""
+        turn, ground = self.stripes(), np.array(look.colours[0], float)
+        x, y = np.meshgrid(np.linspace(0, 1, size), np.linspace(0, 1, size))
+        wave = np.sin(24 * (np.cos(turn) * x + np.sin(turn) * y) + look.phase)
+        stripes = 1 - look.contrast * (1 + np.tanh(3 * wave))
+        canvas = Canvas(size, (ground * stripes[..., None]).astype(np.uint8))
+        for outline, place, colour in zip(self.outlines, self.places, look.colours[1:], strict=False):
+            points = outline * look.radius + place + look.shift
+            canvas.polygon([tuple(p) for p in points.tolist()], colour, outline=(20, 20, 20), width=0.008)
+        return canvas.finish()
 
-def pixel_distances(one: Float[np.ndarray, "H W 3"], other: Float[np.ndarray, "H W 3"]) -> tuple[float, float]:
-    """Root mean square difference of two pictures' pixels, and 1 - their correlation."""
-    correlation = float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
-    return float(np.sqrt(((one - other) ** 2).mean())), 1 - correlation
+
+def pixel_distances(
+    one: Float[np.ndarray, "H W 3"], other: Float[np.ndarray, "H W 3"]
+) -> Float[np.ndarray, " measure"]:
+    """Root mean square difference of two pictures' pixels (as a share of white), and 1 - their correlation."""
+    correlation = np.corrcoef(one.ravel(), other.ravel())[0, 1]
+    return np.array([np.sqrt(((one - other) ** 2).mean()) / 255, 1 - correlation])
+
+
+def _fair_looks(request: Request, scenes: Sequence[Scene], colours: Sequence[Colour]) -> list[Look]:
+    """Looks of the reference, the near and the far scene with which pixels do not tell which is near.
+
+    Of several looks of the two, those are taken whose pixels are about as far from the reference's; a coin decides
+    which of the two is closer.
+    """
+    rng = request.rng
+    looks = [[Look.of(request, colours) for _ in range(tries)] for tries in (1, TRIES, TRIES)]
+    small = [
+        [np.asarray(scene.drawn(look, SKETCH), np.float32) for look in tries]
+        for scene, tries in zip(scenes, looks, strict=True)
+    ]
+    near, far = (np.array([pixel_distances(small[0][0], one) for one in tries]) for tries in small[1:])
+    gaps = near[:, None] - far[None]
+    wanted = (np.sign(gaps) == rng.choice([-1, 1])).sum(-1)
+    i, j = np.unravel_index(np.argmax(wanted - np.abs(gaps).sum(-1)), wanted.shape)
+    return [looks[0][0], looks[1][i], looks[2][j]]
 
 
 class VisualSimilarity(PerceptionTask):
@@ -119,11 +177,11 @@ class VisualSimilarity(PerceptionTask):
         ]
         scenes.sort(key=reference.distance)
         colours = palette(request.choose(PALETTES, salt="similarity palettes"), 6)
-        first = self._picture(request, reference, colours)
-        drawn = [[self._picture(request, scene, colours) for _ in range(TRIES)] for scene in scenes]
-        shown = request.at_places(list(zip(self._fair(request, first, drawn), scenes, strict=True)))
+        looks = _fair_looks(request, [reference, *scenes], colours)
+        pictures = [scene.drawn(look, request.size) for scene, look in zip([reference, *scenes], looks, strict=True)]
+        shown = request.at_places(list(zip(pictures[1:], scenes, strict=True)))
         meta = {"truth": {"distances": [reference.distance(scene) for _, scene in shown]}}
-        images = [first, *(picture for picture, _ in shown)]
+        images = [pictures[0], *(picture for picture, _ in shown)]
         if request.form == "pictures":
             question = "Which image is most similar to the first image in shapes and layout?"
             return Draft(images, question, OPTIONS, meta)
@@ -138,38 +196,12 @@ class VisualSimilarity(PerceptionTask):
         return item.options.index(OPTIONS[0 if second < third else 1])
 
     @staticmethod
-    def _fair(request: Request, first: Image.Image, drawn: list[list[Image.Image]]) -> tuple[Image.Image, Image.Image]:
-        """A near and a far picture, of several colourings of each, so that a coin decides whose pixels are closer."""
-        at = np.asarray(first, np.float32)[::2, ::2]
-        away = [[pixel_distances(at, np.asarray(one, np.float32)[::2, ::2]) for one in tries] for tries in drawn]
-        closer = bool(request.rng.integers(2))
-        pairs = [(int(i) // TRIES, int(i) % TRIES) for i in request.rng.permutation(TRIES**2)]
-        agree = [sum((a < b) == closer for a, b in zip(away[0][i], away[1][j], strict=True)) for i, j in pairs]
-        i, j = pairs[int(np.argmax(agree))]
-        return drawn[0][i], drawn[1][j]
-
-    @staticmethod
     def _angles(request: Request, distance: float) -> dict[str, float]:
         """An angle for each kind of content that makes up the distance; the harder, the more they differ."""
         spread = request.dial(0.0, 0.35)
         shares = {name: float(request.rng.uniform(1 - spread, 1 + spread)) for name in WEIGHTS}
         total = sum(WEIGHTS[name] * share**2 for name, share in shares.items()) ** 0.5
         return {name: distance * share / total for name, share in shares.items()}
-
-    @staticmethod
-    def _picture(request: Request, scene: Scene, colours: list[Colour]) -> Image.Image:
-        rng, size = request.rng, request.size
-        order = [np.array(colours[i], float) for i in rng.permutation(len(colours))]
-        turn, phase, contrast = scene.stripes(), rng.uniform(0, 2 * np.pi), rng.uniform(0.12, 0.22)
-        x, y = np.meshgrid(np.linspace(0, 1, size), np.linspace(0, 1, size))
-        stripes = 1 - contrast * (1 + np.tanh(3 * np.sin(24 * (np.cos(turn) * x + np.sin(turn) * y) + phase)))
-        canvas = Canvas(size, (order[0] * stripes[..., None]).astype(np.uint8))
-        radius = rng.uniform(0.14, 0.17)
-        shift = rng.uniform(-1, 1, 2) * request.dial(0.03, 0.07)
-        for outline, place, colour in zip(scene.outlines(), scene.places(), order[1:], strict=False):
-            points = outline * radius + place + shift
-            canvas.polygon([tuple(p) for p in points.tolist()], rgb(colour), outline=(20, 20, 20), width=0.008)
-        return canvas.finish()
 
 
 TASK = VisualSimilarity()
