@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from interp.tasks.perception.drawing.canvas import Canvas, Colour, Point, blob, moved, regular
+from interp.tasks.perception.drawing.canvas import Canvas, Colour, Point, blob, regular
 from interp.tasks.perception.drawing.colour import blend, noise, palette
 
 Homography = Float[np.ndarray, "3 3"]
@@ -25,7 +25,7 @@ class Figure:
     """A filled outline on the plane, its centre, and the number of its kind (figures of one kind look alike)."""
 
     centre: Point
-    outline: list[Point]
+    outline: Float[np.ndarray, "corners 2"]
     fill: Colour
     edge: Colour
     kind: int
@@ -59,9 +59,9 @@ class Plane:
         return (matrix / matrix[2, 2]).ravel()[:8].tolist()
 
 
-def project(view: Homography, points: Sequence[Point]) -> list[Point]:
+def project(view: Homography, points: Sequence[Point] | Float[np.ndarray, "points 2"]) -> list[Point]:
     """Points of the plane in the picture."""
-    u, v, w = view @ np.column_stack([np.asarray(points, float), np.ones(len(points))]).T
+    u, v, w = view[:, :2] @ np.asarray(points, float).T + view[:, 2:]
     return list(zip((u / w).tolist(), (v / w).tolist(), strict=True))
 
 
@@ -107,15 +107,16 @@ def plane(rng: np.random.Generator, *, looks: int, ground: int, kinds: int, spac
     for number, (x, y) in enumerate(cells):
         outline, fill, edge = makers[order[number]]
         centre = (x + float(jitter[number, 0]), y + float(jitter[number, 1]))
-        placed = moved(outline, by=centre, turn=float(turns[number]), scale=float(sizes[number]))
-        figures.append(Figure(centre, placed, fill, edge, int(order[number])))
+        cos, sin = math.cos(turns[number]) * sizes[number], math.sin(turns[number]) * sizes[number]
+        placed = outline @ np.array([[cos, sin], [-sin, cos]])
+        figures.append(Figure(centre, placed + centre, fill, edge, int(order[number])))
     return Plane(reach, texture, figures)
 
 
-def _kinds(rng: np.random.Generator, n: int) -> list[tuple[list[Point], Colour, Colour]]:
+def _kinds(rng: np.random.Generator, n: int) -> list[tuple[Float[np.ndarray, "corners 2"], Colour, Colour]]:
     """Outlines of radius 1 about the origin, each with a colour of its own and an edge."""
     colours = palette(int(rng.integers(2**31)), n)
-    makers = []
+    makers: list[tuple[Float[np.ndarray, "corners 2"], Colour, Colour]] = []
     for colour in colours:
         form = rng.integers(3)
         if form == 0:
@@ -125,7 +126,7 @@ def _kinds(rng: np.random.Generator, n: int) -> list[tuple[list[Point], Colour, 
         else:
             outline = blob(rng, (0, 0), 0.95, roughness=0.6)
         edge = (20, 20, 20) if rng.random() < 0.5 else (240, 240, 240)
-        makers.append((outline, colour, edge))
+        makers.append((np.array(outline), colour, edge))
     return makers
 
 
