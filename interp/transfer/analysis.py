@@ -20,7 +20,7 @@ from interp.transfer.cliques import SHOWN, cliques, transfer_graph
 from interp.transfer.constant import constant_cells, constant_targets
 from interp.transfer.dose import dose_table, steps_of
 from interp.transfer.edges import edge_table
-from interp.transfer.measures import MEASURES, Measure, all_measures, as_read, ceilings_of, measure_values
+from interp.transfer.measures import MEASURES, ONE, Measure, all_measures, as_read, ceilings_of, measure_values
 from interp.transfer.names import abbreviation, find_task
 from interp.transfer.nulls import null_tests, score_tests
 from interp.transfer.rebuild import rebuilt
@@ -51,7 +51,7 @@ class Settings:
     """
 
     measure: Measure = "pgf"
-    ceiling: str = "one"
+    ceiling: str = ONE
     epsilon: float = 0.0
     zero: float | None = None
     form: str | None = None
@@ -67,6 +67,8 @@ class Settings:
             raise CrosstaskError(f"There is no measure {self.measure!r}; they are {', '.join(MEASURES)}.")
         if not (self.epsilon >= 0 and np.isfinite(self.epsilon)):
             raise CrosstaskError(f"epsilon is {self.epsilon:g}; expected 0 or more.")
+        if self.measure in ("log_p", "brier", "log_odds") and (self.ceiling != ONE or self.epsilon):
+            raise CrosstaskError(f"Measure {self.measure!r} has no ceiling to choose and no epsilon; leave them out.")
         if self.zero is not None and not self.zero >= 0:
             raise CrosstaskError(f"zero is {self.zero:g}; expected the size below which a mean has no sign, 0 or more.")
         if not self.shown or not all(0 < share <= 100 for share in self.shown):

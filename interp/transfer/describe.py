@@ -164,7 +164,8 @@ def _personas(analysis: Analysis) -> str:
         order = named[score].abs().sort_values(ascending=False, kind="stable").index
         if len(order):
             said.append(f"{persona}s {', '.join(named.loc[order, 'short'])}")
-    return f"Personas (the {top} tasks strongest by each score, itself not counted): {'; '.join(said)}." if said else ""
+    most = f"the {top} tasks" if top > 1 else "the task"
+    return f"Personas ({most} strongest by each score, itself not counted): {'; '.join(said)}." if said else ""
 
 
 def _count(number: int, noun: str) -> str:

@@ -91,8 +91,10 @@ def _of_cliques(pairs: Bool[np.ndarray, "K K"], sizes: Float[np.ndarray, "K K"])
     members = maximal(pairs, smallest=SMALLEST)
     if not members:
         return 0.0, 2.0 if pairs.any() else 0.0, 0.0
-    weights = [float(np.where(pairs, sizes, 0)[np.ix_(clique, clique)].sum()) for clique in members]
-    return float(len(members)), float(max(map(len, members))), max(weights)
+    chosen = np.zeros((len(members), len(pairs)))
+    chosen[np.repeat(np.arange(len(members)), [len(m) for m in members]), [i for m in members for i in m]] = 1
+    weights = ((chosen @ np.where(pairs, sizes, 0)) * chosen).sum(1)
+    return float(len(members)), float(chosen.sum(1).max()), float(weights.max())
 
 
 def null_tests(

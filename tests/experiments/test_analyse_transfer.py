@@ -223,6 +223,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
         (["--dose", "published"], "no steps of my own task"),
         (["--ceiling", "nowhere.csv"], "nowhere.csv cannot be read"),
         (["--epsilon", 0.1], "needs accuracies"),
+        (["--measure", "brier", "--ceiling", "best"], "has no ceiling to choose"),
     ],
 )
 def test_options_that_cannot_be_met_are_refused(
