@@ -146,6 +146,8 @@ class TuneConfig:
                 raise CrosstaskError(f"a part of the run lies above 0 and at most at 1, and was given as {part}")
         if self.batch % self.micro_batch and self.micro_batch < self.batch:
             raise CrosstaskError(f"a batch of {self.batch} cannot be made of micro-batches of {self.micro_batch}")
+        if self.loading.device == "remote":
+            raise CrosstaskError("a model that is held elsewhere cannot be trained here; leave out --device remote")
         if not self.targets:
             raise CrosstaskError("LoRA needs at least one target, such as q_proj")
         if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:

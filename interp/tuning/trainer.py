@@ -222,7 +222,10 @@ def deepspeed_file(config: TuneConfig) -> str | None:
     from transformers.integrations import is_deepspeed_available
 
     if not is_deepspeed_available():
-        raise CrosstaskError(f"deepspeed {config.deepspeed!r} needs the package deepspeed, which is not installed")
+        raise CrosstaskError(
+            f"deepspeed {config.deepspeed!r} needs the package deepspeed, which is not installed; "
+            "pip install deepspeed, or train without it (--deepspeed none)"
+        )
     return str(path)
 
 
