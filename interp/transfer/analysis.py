@@ -133,6 +133,12 @@ class Analysis:
         return self.measured.square(self.cells)
 
     @property
+    def comparable(self) -> dict[float, Measured]:
+        """Fraction -> what was measured at it, of those with the same sources and targets."""
+        same = (self.measured.sources, self.measured.targets)
+        return {fraction: found for fraction, found in self.others.items() if (found.sources, found.targets) == same}
+
+    @property
     def zero(self) -> float:
         """The size below which a mean has no sign."""
         if self.settings.zero is not None:
@@ -280,10 +286,10 @@ class Analysis:
 
     def _fractions(self) -> pd.DataFrame:
         """Scores of every task at every training fraction; empty if there is one alone."""
-        if len(self.others) < 2:
+        if len(self.comparable) < 2:
             return pd.DataFrame(columns=["fraction", *SCORE_COLUMNS[:-1]])
         tables = []
-        for fraction, measured in self.others.items():
+        for fraction, measured in self.comparable.items():
             mu = self._mean(measured.square(self.cells_at(measured)))
             labels = [measured.label(task) for task in measured.tasks]
             tables.append(task_scores(mu, labels).drop(columns="persona").assign(fraction=fraction))

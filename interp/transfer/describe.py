@@ -82,6 +82,8 @@ def _unusual(analysis: Analysis) -> str:
         )
     if analysis.measured.pgf is not None and (high := analysis.measured.pgf.max()) > 1 + _ROUNDED:
         said.append(f"A factor of {high:.3g} is above 1, which a ceiling of 1 does not allow.")
+    if apart := [f"{100 * f:g} %" for f in analysis.others if f not in analysis.comparable]:
+        said.append(f"Other sources or targets were measured at {', '.join(apart)} of the training: not compared.")
     if len(analysis.measured.seeds) == 1:
         said.append("With one run there is no spread over runs, and no reliability.")
     return " ".join(said)

@@ -80,7 +80,7 @@ def _measured(
         constant_letter=letters("constant_letter"),
         equals_key_count=letters("equals_key_count"),
         steps=steps.mean(0),
-        items=None if items is None else items[items["fraction"].eq(fraction) | items["source"].eq(BASELINE)],
+        items=None if items is None else items[np.isclose(items["fraction"], fraction) | items["source"].eq(BASELINE)],
         **smooth,
     )
 

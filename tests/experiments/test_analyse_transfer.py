@@ -153,6 +153,16 @@ def test_ceilings_change_the_factors(place: Path, capsys: pytest.CaptureFixture[
     assert "has no ceiling of Art_Style" in capsys.readouterr().err
 
 
+def test_a_fraction_with_other_targets_is_not_compared(place: Path) -> None:
+    rows = [row | {"fraction": 1} for row in factor_rows()]
+    rows += [row | {"fraction": 0.5} for row in factor_rows((*TASKS, "further"))]
+    rows += [row | {"fraction": 0.25} for row in factor_rows(seed=3)]
+    out = place / "fractions"
+    assert run(arguments(write_csv(place / "fractions.csv", rows), out)) == 0
+    assert set(pd.read_csv(out / "fractions.csv")["fraction"]) == {0.25, 1.0}
+    assert "measured at 50 % of the training: not compared" in (out / "report.html").read_text()
+
+
 def test_an_undefined_target_is_said_and_left_out_of_the_nulls(place: Path) -> None:
     rows = accuracy_rows()
     base = {row["task"]: row["accuracy"] for row in rows if row["ft_task"] == "baseline"}
