@@ -75,7 +75,7 @@ def accuracy_heatmap(edges: pd.DataFrame, *, short: Mapping[str, str]) -> Figure
     image = ax.imshow(values, cmap="Blues", norm=Normalize(0, 100), aspect="auto")
     for i, j in np.ndindex(values.shape):
         below = "" if np.isnan(spread[i, j]) else f"±{spread[i, j]:.1f}"
-        place = {"ha": "center", "color": "white" if values[i, j] > 55 else "#111111", "in_layout": False}
+        place = {"ha": "center", "color": "white" if values[i, j] > 60 else "#111111", "in_layout": False}
         ax.text(j, i - 0.04, f"{values[i, j]:.1f}", va="bottom" if below else "center", fontsize=7.5, **place)
         ax.text(j, i + 0.08, below, va="top", fontsize=5.5, **place)
     ax.axhline(0.5, **_LINE)
