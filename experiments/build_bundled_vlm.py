@@ -1,7 +1,5 @@
 """Make the bundled vision-language model from registry packages: tower, alignment, update, model card."""
 
-import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -51,24 +49,14 @@ def main(arguments: Arguments) -> None:
     from interp.models.bundled import build
     from interp.models.bundled.load import weights_folder
 
-    arguments.out.mkdir(parents=True, exist_ok=True)
     recipe = {k: v for k, v in asdict(arguments).items() if k not in ("out", "photos", "install")}
-    log = _logger(arguments.out / "log.jsonl")
+    log = common.step_logger(arguments.out / "log.jsonl")
     weights = build.build(arguments.out, recipe=recipe, log=log)
     build.write_card(weights, recipe=recipe, photos=arguments.photos, log=log)
     if arguments.install:
         build.install(weights, weights_folder())
         print(f"Installed in {weights_folder()}")
     print(f"Weights and model card: {weights}")
-
-
-def _logger(path: Path) -> Callable[[dict], None]:
-    def log(record: dict) -> None:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-        print("  ".join(f"{k} {v}" for k, v in record.items()), flush=True)
-
-    return log
 
 
 if __name__ == "__main__":

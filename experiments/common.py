@@ -220,6 +220,18 @@ def perform_units(
             progress.advance(bar, cost)
 
 
+def step_logger(path: Path) -> Callable[[dict[str, Any]], None]:
+    """Appends what a long training says to a file, one JSON object a line, and prints it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def log(record: dict[str, Any]) -> None:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        print("  ".join(f"{name} {value}" for name, value in record.items()), flush=True)
+
+    return log
+
+
 def print_skipped(console: "Console", skipped: Sequence[str], *, most: int = 5) -> None:
     """Says what was left out, a line each for the first few."""
     for line in skipped[:most]:

@@ -24,7 +24,7 @@ COMMAND = re.compile(r"python -m experiments\.(\w+)([^`\n]*)")
 RESULT = re.compile(r"<!-- result -->\n(.*?)<!-- /result -->\n", re.DOTALL)
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\[\]]*\]\(([^)\s#]*)(#[^)\s]*)?\)")
-WITHOUT_FIGURES = {"build_bundled_vlm", "model_table", "scaling"}
+WITHOUT_FIGURES = {"build_bundled_vlm", "build_perception_vlm", "model_table", "scaling"}
 PAPER_TABLES, PAPER_FIGURES = 13, 15
 """Of the ICML version of Luo et al. (2025)."""
 

@@ -32,7 +32,7 @@ from interp.files import sha256_of
 from interp.models.families import family_for, suggestions
 from interp.models.options import LoadOptions
 
-BUNDLED = ("bundled", "bundled-llm")
+BUNDLED = ("bundled", "bundled-llm", "bundled-perception")
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 
 Parts: TypeAlias = tuple[PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin | None, str]
@@ -165,6 +165,11 @@ def _bundled(name: str) -> Parts:
         from interp.models.bundled.load import load_bundled_vlm
 
         module, processor, fingerprint = load_bundled_vlm()
+        return module, processor.tokenizer, processor, fingerprint
+    if name == "bundled-perception":
+        from interp.models.perception.load import load_perception_vlm
+
+        module, processor, fingerprint = load_perception_vlm()
         return module, processor.tokenizer, processor, fingerprint
     from interp.models.smollm2 import load_smollm2
 

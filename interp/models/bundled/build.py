@@ -51,7 +51,7 @@ def build(folder: Path, *, recipe: dict[str, Any], log: Callable[[dict], None]) 
     Raises:
         CrosstaskError: If the folder was begun with another recipe, or a package cannot be had.
     """
-    _same_recipe(folder, recipe)
+    same_recipe(folder, recipe)
     weights = folder / "weights"
     if (weights / MANIFEST).exists():
         return weights
@@ -97,7 +97,13 @@ def with_lora(model: LlavaForConditionalGeneration, *, rank: int, seed: int) -> 
     return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LORA_TARGETS))
 
 
-def _same_recipe(folder: Path, recipe: dict[str, Any]) -> None:
+def same_recipe(folder: Path, recipe: dict[str, Any]) -> None:
+    """Hold a build's folder to the recipe that it was begun with.
+
+    Raises:
+        CrosstaskError: it was begun with another; the message shows the difference.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     file = folder / RECIPE
     if not file.exists():
         file.write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")

@@ -184,19 +184,24 @@ def load_efficientnet(embeddings: ConvStemEmbeddings, state: dict[str, torch.Ten
     Raises:
         KeyError: If a tensor is missing, which means that the file is another network's.
     """
+    load_blocks(embeddings, state)
+    _fold(embeddings.head, "_conv_head", "_bn1", state)
 
-    def fold(convolution: Convolution, weight: str, norm: str) -> None:
-        scale = state[f"{norm}.weight"] / torch.sqrt(state[f"{norm}.running_var"] + BATCH_NORM_EPS)
-        convolution.weight.data.copy_(state[f"{weight}.weight"] * scale[:, None, None, None])
-        assert convolution.bias is not None
-        convolution.bias.data.copy_(state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * scale)
 
-    fold(embeddings.stem, "_conv_stem", "_bn0")
+def load_blocks(embeddings: ConvStemEmbeddings, state: dict[str, torch.Tensor]) -> None:
+    """As `load_efficientnet`, for the stem up to its last block, without the head after it."""
+    _fold(embeddings.stem, "_conv_stem", "_bn0", state)
     for index, block in enumerate(embeddings.blocks):
         assert isinstance(block, InvertedBottleneck)
         name = f"_blocks.{index}"
         if block.expand is not None:
-            fold(block.expand, f"{name}._expand_conv", f"{name}._bn0")
-        fold(block.depthwise, f"{name}._depthwise_conv", f"{name}._bn1")
-        fold(block.project, f"{name}._project_conv", f"{name}._bn2")
-    fold(embeddings.head, "_conv_head", "_bn1")
+            _fold(block.expand, f"{name}._expand_conv", f"{name}._bn0", state)
+        _fold(block.depthwise, f"{name}._depthwise_conv", f"{name}._bn1", state)
+        _fold(block.project, f"{name}._project_conv", f"{name}._bn2", state)
+
+
+def _fold(convolution: Convolution, weight: str, norm: str, state: dict[str, torch.Tensor]) -> None:
+    scale = state[f"{norm}.weight"] / torch.sqrt(state[f"{norm}.running_var"] + BATCH_NORM_EPS)
+    convolution.weight.data.copy_(state[f"{weight}.weight"] * scale[:, None, None, None])
+    assert convolution.bias is not None
+    convolution.bias.data.copy_(state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * scale)

@@ -1,0 +1,71 @@
+"""Make the perception model from registry packages: items drawn, trained on answers and truths, model card."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from experiments import common
+
+MODULE = "experiments.build_perception_vlm"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Make a small VLM that can see what the perception tasks ask about; a killed run goes on.
+
+    Stages: items of the build split are drawn and pass through the frozen ImageNet stem once; the tower learns what
+    their truth says (marks, parts, distances, styles), then the decoder learns to answer with it; every task, form and
+    difficulty is measured on selection items for the card.
+
+    Example: python -m experiments.build_perception_vlm --out runs/build_perception_vlm
+    """
+
+    out: Path = Path("runs/build_perception_vlm")
+    """Folder of drawn items, checkpoint, log, finished weights and model card."""
+    seed: int = 0
+    """Fixes initial weights and order."""
+    items: int = 3000
+    """Items of each form of each task."""
+    easiest: float = 0.0
+    """Lowest difficulty of an item."""
+    hardest: float = 0.4
+    """Highest difficulty of an item."""
+    steps: int = 4000
+    """Optimiser steps."""
+    lessons_only: int = 800
+    """How many of them, the first, train the tower alone."""
+    batch: int = 32
+    """Items of one task and form that run together."""
+    groups: int = 2
+    """Such batches in a step."""
+    peak: float = 1e-3
+    """Peak learning rate."""
+    lesson_weight: float = 0.3
+    """Weight of the truths once the decoder learns."""
+    processes: int = 2
+    """How many processes draw."""
+    card_items: int = 100
+    """Selection items of each task, form and difficulty for the card."""
+    install: bool = False
+    """Replace the weights in the package by the new ones when done."""
+
+
+def main(arguments: Arguments) -> None:
+    """Runs the stages that are not yet done."""
+    from interp.models.bundled.build import install
+    from interp.models.perception import build
+    from interp.models.perception.load import weights_folder
+
+    left_out = ("out", "processes", "card_items", "install")
+    recipe = {name: value for name, value in asdict(arguments).items() if name not in left_out}
+    log = common.step_logger(arguments.out / "log.jsonl")
+    weights = build.build(arguments.out, recipe=recipe, processes=arguments.processes, log=log)
+    table = build.measure(weights, items=arguments.card_items, log=log)
+    build.write_card(weights, table, recipe=recipe)
+    if arguments.install:
+        install(weights, weights_folder())
+        print(f"Installed in {weights_folder()}")
+    print(f"Weights and model card: {weights}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(common.run(Arguments, main, module=MODULE))

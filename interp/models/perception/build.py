@@ -1,0 +1,134 @@
+"""All stages of making the perception model, each skipped when its result lies in the folder, and the model card."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from interp.files import atomic_file
+from interp.models.base import Model
+from interp.models.bundled.build import same_recipe
+from interp.models.families import family_for
+from interp.models.perception.assemble import IMAGE_SIZE, assemble
+from interp.models.perception.load import MANIFEST, load_perception_vlm, save_weights, with_stem
+from interp.models.perception.shards import draw_shards, load_shard, plans
+from interp.models.perception.train import train
+from interp.statistics import wilson
+from interp.tasks.perception.registry import perception_tasks
+
+NAME = "bundled-perception"
+CARD_DIFFICULTIES = (0.0, 0.5, 1.0)
+
+Log = Callable[[dict[str, Any]], None]
+
+
+def drawing_model() -> Model:
+    """The untrained model, whose stem and tokenizer the drawn items pass through."""
+    torch.manual_seed(0)
+    module, processor, _, base_sha256 = assemble()
+    with_stem(module).to(memory_format=torch.channels_last)
+    module.model.vision_tower.embeddings.bfloat16()
+    return Model(NAME, module, processor.tokenizer, processor, family_for(module.config), base_sha256)
+
+
+def build(folder: Path, *, recipe: dict[str, Any], processes: int, log: Log) -> Path:
+    """Run every stage that is not done; returns the folder of finished weights.
+
+    Args:
+        folder: of shards, checkpoint and weights.
+        recipe: seed, items, easiest, hardest, steps, lessons_only, batch, groups, peak, lesson_weight.
+        processes: how many draw at a time.
+        log: called with one dict for each thing done.
+
+    Raises:
+        CrosstaskError: the folder was begun with another recipe, or a package cannot be had.
+    """
+    same_recipe(folder, recipe)
+    weights = folder / "weights"
+    if (weights / MANIFEST).exists():
+        return weights
+    wanted = plans(recipe["items"], difficulties=(recipe["easiest"], recipe["hardest"]))
+    draw_shards(folder / "shards", wanted, drawing_model, processes=processes, log=log)
+    shards = [load_shard(folder / "shards", plan) for plan in wanted]
+    torch.manual_seed(recipe["seed"])
+    model, _, directions, base_sha256 = assemble()
+    chosen = ("steps", "lessons_only", "batch", "groups", "peak", "lesson_weight", "seed")
+    train(with_stem(model), shards, folder=folder, log=log, **{name: recipe[name] for name in chosen})
+    save_weights(weights, model, directions, base_sha256=base_sha256)
+    return weights
+
+
+def measure(weights: Path, *, items: int, log: Log) -> pd.DataFrame:
+    """Forced choice on selection items of every task and form.
+
+    Returns:
+        Columns task, form, difficulty, n, accuracy, low, high (Wilson 95 %), chance.
+    """
+    from interp.tuning.evaluation.evaluate import evaluate
+
+    module, processor, fingerprint = load_perception_vlm(weights)
+    model = Model(NAME, module, processor.tokenizer, processor, family_for(module.config), fingerprint)
+    rows = []
+    for name, task in perception_tasks().items():
+        for form, options in task.forms.items():
+            for difficulty in CARD_DIFFICULTIES:
+                shown = task.items("selection", items, form=form, difficulty=difficulty, size=IMAGE_SIZE)
+                ((_, records),) = evaluate(model, shown, {NAME: None})
+                right = sum(bool(record.correct) for record in records)
+                interval = wilson(right, items)
+                row = {"task": name, "form": form, "difficulty": difficulty, "n": items, "accuracy": right / items}
+                rows.append({**row, "low": interval.low, "high": interval.high, "chance": 1 / options})
+                log({"stage": "card", **rows[-1]})
+    return pd.DataFrame(rows)
+
+
+def write_card(weights: Path, table: pd.DataFrame, *, recipe: dict[str, Any]) -> None:
+    """Write `README.md` (the model card) and `card.csv` beside the weights."""
+    with atomic_file(weights / "card.csv") as draft:
+        table.round(4).to_csv(draft, index=False)
+    with atomic_file(weights / "README.md") as draft:
+        draft.write_text(_card(table, recipe), encoding="utf-8")
+
+
+def _card(table: pd.DataFrame, recipe: dict[str, Any]) -> str:
+    cells = table.assign(
+        shown=[f"{r.accuracy:.2f} ({r.low:.2f} to {r.high:.2f})" for r in table.itertuples()],
+        chance=[f"{r.chance:.2f}" for r in table.itertuples()],
+    )
+    wide = cells.pivot_table(index=["task", "form", "chance"], columns="difficulty", values="shown", aggfunc="first")
+    lines = [
+        "| task | form | chance | " + " | ".join(f"difficulty {d:g}" for d in wide.columns) + " |",
+        "|" + "---|" * (3 + len(wide.columns)),
+        *("| " + " | ".join([*key, *row]) + " |" for key, row in zip(wide.index, wide.to_numpy(), strict=True)),
+    ]
+    return f"""---
+license: apache-2.0
+pipeline_tag: image-text-to-text
+---
+# crosstask perception model
+
+A LLaVA (`LlavaForConditionalGeneration`) for experiments on perception tasks: a vision transformer on
+EfficientNet-lite0 at three resolutions ({IMAGE_SIZE} pixels, 25 tokens an image), a two-layer projector, and a decoder
+of six blocks that was trained from scratch on SmolLM2's projected embeddings. It answers short questions about drawn
+pictures with a letter, and is no language model. It is an instrument for interpretability research and nothing else; it
+must not be used to decide anything.
+
+## What it sees
+Forced choice over all cyclic shifts of the options, {int(table.n.iloc[0])} selection items a cell, Wilson 95 %
+intervals. Content (shapes, palettes, textures, species, ...) is other than that of training.
+
+{chr(10).join(lines)}
+
+## Training
+`python -m experiments.build_perception_vlm` with {", ".join(f"{k} {v}" for k, v in recipe.items())}: items of the
+`build` split of the thirteen tasks in both forms, and the truths of their drawings. No study trains, chooses or tests
+on that split.
+
+## Data
+Everything is drawn by `interp/tasks/perception/`. Weights: EfficientNet-lite0 (ImageNet, Apache-2.0) and the token
+embeddings of SmolLM2-135M-Instruct (Apache-2.0).
+"""
