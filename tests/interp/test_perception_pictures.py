@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from interp.tasks.perception.base import SPLITS, PerceptionTask, Request, generator, pool
-from interp.tasks.perception.drawing.scenes import SHAPES, still_life, with_values_of
+from interp.tasks.perception.drawing.scenes import SHAPES, still_life, values_of, with_values
 from interp.tasks.perception.drawing.shore import BREAKS, NOISES, Look, shore
 from interp.tasks.perception.drawing.styles import STYLES, gradient, rendered
 from interp.tasks.perception.procedural import art_style, counting, forensic_detection, jigsaw, visual_similarity
@@ -104,10 +104,11 @@ def test_pictures_of_one_style_item_have_the_same_values() -> None:
 def test_values_of_another_picture_keep_the_own_order() -> None:
     rng = np.random.default_rng(0)
     one, other = rng.uniform(size=(2, 8, 8, 3))
-    result = with_values_of(one, other)
+    result = with_values(one, values_of(other))
     for channel in range(3):
         order = np.argsort(one[..., channel], axis=None)
         assert (np.diff(result[..., channel].flat[order]) >= 0).all()
+        assert np.allclose(np.sort(result[..., channel], axis=None), np.sort(other[..., channel], axis=None), atol=1e-4)
 
 
 @pytest.mark.parametrize("style", STYLES)

@@ -125,13 +125,20 @@ def shade(rng: np.random.Generator, size: int, *, depth: float = 0.3) -> Float[n
     return (1 - depth * (slope - slope.min()) / (slope.max() - slope.min())).astype(np.float32)
 
 
-def with_values_of(pixels: Float[np.ndarray, "H W 3"], other: Float[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W 3"]:
-    """A picture whose values in each channel are those of another, in its own order: same histogram, exactly."""
+def values_of(pixels: Float[np.ndarray, "H W 3"]) -> Float[np.ndarray, "3 pixels"]:
+    """The values of each channel in ascending order."""
     steps = (np.clip(pixels, 0, 1) * 65535).astype(np.uint16)  # sorted by radix, many times faster than floats
-    values = np.sort((np.clip(other, 0, 1) * 65535).astype(np.uint16).reshape(-1, 3).T, kind="stable")
-    result = np.empty((3, steps.shape[0] * steps.shape[1]), np.float32)
+    return np.sort(steps.reshape(-1, 3).T, kind="stable") / np.float32(65535)
+
+
+def with_values(
+    pixels: Float[np.ndarray, "H W 3"], values: Float[np.ndarray, "3 pixels"]
+) -> Float[np.ndarray, "H W 3"]:
+    """A picture that takes its values from another (see `values_of`), in its own order: same histograms, exactly."""
+    steps = (np.clip(pixels, 0, 1) * 65535).astype(np.uint16).reshape(-1, 3).T
+    result = np.empty(values.shape, np.float32)
     for channel in range(3):
-        result[channel, np.argsort(steps[..., channel].ravel(), kind="stable")] = values[channel] / np.float32(65535)
+        result[channel, np.argsort(steps[channel], kind="stable")] = values[channel]
     return result.T.reshape(pixels.shape)
 
 

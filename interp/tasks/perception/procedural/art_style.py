@@ -10,11 +10,12 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
+from PIL import Image
 
 from interp.tasks.perception.base import Draft, PerceptionTask, Request, pool
 from interp.tasks.perception.drawing.colour import palette
-from interp.tasks.perception.drawing.scenes import SHAPES, picture, still_life, with_values_of
-from interp.tasks.perception.drawing.styles import ENERGY, STYLES, aged, rendered
+from interp.tasks.perception.drawing.scenes import SHAPES, picture, still_life, values_of, with_values
+from interp.tasks.perception.drawing.styles import ENERGY, STYLES, Pixels, aged, rendered
 from interp.tasks.perception.items import PerceptionItem
 
 OPTIONS = ("the second image", "the third image")
@@ -31,27 +32,25 @@ class ArtStyle(PerceptionTask):
 
     def draw(self, request: Request) -> Draft:
         """A reference, one picture of its style, one of another."""
-        rng, size = request.rng, request.size
+        rng = request.rng
         colours = palette(request.choose(PALETTES, salt="style palettes"), 6)
         shapes = [request.choose(list(SHAPES), salt="style shapes") for _ in range(3)]
         mine = pool(list(STYLES), request.split, salt="styles")
         same, other = (mine[i] for i in rng.permutation(len(mine))[:2])
-        scenes = [still_life(rng, size, shapes, colours) for _ in range(4)]
+        scenes = [still_life(rng, request.size, shapes, colours) for _ in range(4)]
         if rng.uniform() < request.difficulty:
             scenes[1 + int(rng.integers(2))] = scenes[0]
         angles = rng.uniform(0, np.pi, 2)
-        strength = request.dial(1.0, 0.18)
-        drawn = []
-        for scene, style, angle in zip(scenes, (same, same, other), angles[[0, 0, 1]], strict=False):
-            energy = request.dial(8, 5) / size * float(np.exp(rng.uniform(-0.25, 0.25)))
-            scale = float(np.clip(1.25 * ENERGY[style] / energy / size, 0.06, 0.24))
-            look = rendered(scene, style, angle=angle + rng.uniform(-0.2, 0.2), scale=scale, strength=strength, rng=rng)
-            old = aged(with_values_of(look, scenes[3]), energy, rng=rng)
-            drawn.append(picture(with_values_of(old, scenes[3])))
-        pairs = request.at_places([(drawn[1], same), (drawn[2], other)])
-        shown = pairs if request.form == "pictures" else pairs[:1]
-        meta = {"truth": {"styles": [same, *(style for _, style in shown)]}}
-        images = [drawn[0], *(image for image, _ in shown)]
+        seeds, values = rng.integers(1 << 32, size=3), values_of(scenes[3])
+
+        def drawn(which: int) -> Image.Image:
+            style, angle = (other, angles[1]) if which == 2 else (same, angles[0])
+            return self._picture(request, np.random.default_rng(seeds[which]), scenes[which], style, angle, values)
+
+        candidates = request.at_places([1, 2])
+        shown = candidates if request.form == "pictures" else candidates[:1]
+        meta = {"truth": {"styles": [same if which < 2 else other for which in (0, *shown)]}}
+        images = [drawn(which) for which in (0, *shown)]
         if request.form == "pictures":
             return Draft(images, "Which image has the same art style as the first image?", OPTIONS, meta)
         return Draft(images, "Do the two images have the same art style?", ("yes", "no"), meta)
@@ -62,6 +61,17 @@ class ArtStyle(PerceptionTask):
         if len(shown) == 1:
             return item.options.index("yes" if shown[0] == reference else "no")
         return item.options.index(OPTIONS[shown.index(reference)])
+
+    @staticmethod
+    def _picture(
+        request: Request, rng: np.random.Generator, scene: Pixels, style: str, angle: float, values: np.ndarray
+    ) -> Image.Image:
+        """A scene in a style, at a scale that gives it the edges of any other style, with given values."""
+        energy = request.dial(8, 5) / request.size * float(np.exp(rng.uniform(-0.25, 0.25)))
+        scale = float(np.clip(1.25 * ENERGY[style] / energy / request.size, 0.06, 0.24))
+        given = {"angle": angle + rng.uniform(-0.2, 0.2), "scale": scale, "strength": request.dial(1.0, 0.18)}
+        look = rendered(scene, style, **given, rng=rng)
+        return picture(with_values(aged(with_values(look, values), energy, rng=rng), values))
 
 
 TASK = ArtStyle()

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import numpy as np
+
 from interp.tasks.perception.base import Draft, PerceptionTask, Request, pool
 from interp.tasks.perception.drawing.colour import palette
 from interp.tasks.perception.drawing.scenes import SHAPES
@@ -38,16 +40,17 @@ class ForensicDetection(PerceptionTask):
             grain=rng.uniform(0.06, 0.1),
             noise=str(rng.choice(NOISES)),
             ways={kind: pool(ways, request.split, salt=f"forensic {kind}")[0] for kind, ways in BREAKS.items()},
-            strength=request.dial(1.0, 0.3),
+            strength=request.dial(1.0, 0.2),
         )
         kinds = [kind for kind in BREAKS if kind not in NOISES or kind == look.noise]
         wrongs = [None, *(kinds[i] for i in rng.permutation(len(kinds))[: self.forms[request.form] - 1])]
-        pictures = [shore(rng, request.size, look, wrong) for wrong in wrongs]
-        shown = request.at_places(list(zip(pictures, wrongs, strict=True)))
+        seeds = rng.integers(1 << 32, size=len(wrongs))
+        shown = request.at_places(list(zip(seeds, wrongs, strict=True)))
         if request.form == "yes_no":
             shown = shown[:1]
+        images = [shore(np.random.default_rng(seed), request.size, look, wrong) for seed, wrong in shown]
         broken = [None if wrong is None else f"{wrong}: {look.ways[wrong]}" for _, wrong in shown]
-        images, meta = [image for image, _ in shown], {"truth": {"broken": broken}}
+        meta = {"truth": {"broken": broken}}
         if request.form == "pictures":
             return Draft(images, "Which image is most likely real, with nothing faked?", OPTIONS, meta)
         return Draft(images, "Is this image real, with nothing faked?", ("yes", "no"), meta)
