@@ -28,12 +28,15 @@ class Camera:
     Args:
         azimuth: angle on the orbit in radians.
         shift: of the picture, in fractions of its side.
+        gains: exposure of red, green and blue.
     """
 
-    def __init__(self, azimuth: float, *, shift: Point = (0.0, 0.0)) -> None:
+    def __init__(
+        self, azimuth: float, *, shift: Point = (0.0, 0.0), gains: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    ) -> None:
         sin, cos = math.sin(azimuth), math.cos(azimuth)
         pitch = math.atan2(HEIGHT - TARGET, DISTANCE)
-        self.shift = shift
+        self.shift, self.gains = shift, gains
         self.position = np.array([DISTANCE * sin, -DISTANCE * cos, HEIGHT])
         ahead = np.array([-sin * math.cos(pitch), cos * math.cos(pitch), -math.sin(pitch)])
         up = np.array([-sin * math.sin(pitch), cos * math.sin(pitch), math.cos(pitch)])
@@ -108,7 +111,8 @@ class Scene:
         eye = camera.position[:2]
         for prism in sorted(self.prisms, key=lambda prism: -float(np.linalg.norm(prism.base.mean(axis=0) - eye))):
             prism.draw(canvas, camera)
-        return canvas.finish()
+        tables = [np.minimum(np.arange(256) * gain, 255).astype(int).tolist() for gain in camera.gains]
+        return canvas.finish().point([level for table in tables for level in table])
 
 
 def scene(seed: int, *, posts: int, landmarks: int, alike: float) -> Scene:
@@ -121,10 +125,10 @@ def scene(seed: int, *, posts: int, landmarks: int, alike: float) -> Scene:
         alike: how nearly the block's sides have one colour, 0 to 1.
     """
     rng = np.random.default_rng(seed)
-    colours = palette(seed, 8)
-    sides = int(rng.integers(3, 6))
+    colours = [_mixed(colour, (140, 140, 140), 0.15) for colour in palette(seed, 8)]
+    sides = int(rng.integers(4, 7))
     turn = rng.uniform(0, 2 * np.pi)
-    block = _ring(sides, 0.62 * (4 / sides) ** 0.3, turn + rng.uniform(-0.25, 0.25, sides))
+    block = _ring(sides, 0.62, turn + rng.uniform(-0.3, 0.3, sides) * 2 * np.pi / sides)
     faces = [_mixed(colour, colours[0], alike) for colour in colours[:sides]]
     panels = [_mixed(colours[(i + 3) % 8], colours[0], alike) if rng.random() < 0.7 else None for i in range(sides)]
     prisms = [Prism(block, float(rng.uniform(0.8, 1.2)), faces, panels)]

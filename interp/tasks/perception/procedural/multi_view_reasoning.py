@@ -3,6 +3,8 @@
 The camera moves on an orbit and looks at the middle of the scene, clockwise as seen from above to its own left and
 counter-clockwise to its right, as in BLINK. The same two views in the other order show the other motion, so that
 neither frame says anything by itself; the middle stays in the middle, but for a little unsteadiness of the camera.
+Exposure and white balance differ between the frames: with equal colours a forest read the motion off frames of 8 x 8
+pixels in 57 % of the items.
 """
 
 from __future__ import annotations
@@ -42,10 +44,10 @@ class MultiViewReasoning(PerceptionTask):
         asked = int(rng.integers(2)) if request.form == "yes_no" else 0
         motion = request.key if request.form == "words" else (asked + request.key) % 2
         azimuths = [middle - angle / 2, middle + angle / 2]
-        views = [
-            world.view(request.size, Camera(azimuth, shift=(float(x), float(y))))
-            for azimuth, (x, y) in zip(azimuths, shake, strict=True)
-        ]
+        views = []
+        for azimuth, (x, y) in zip(azimuths, shake.tolist(), strict=True):
+            red, green, blue = (rng.uniform(0.6, 1.1) * rng.uniform(0.85, 1.15, 3)).tolist()
+            views.append(world.view(request.size, Camera(azimuth, shift=(x, y), gains=(red, green, blue))))
         if DIRECTIONS[motion] == "left":
             views, azimuths = views[::-1], azimuths[::-1]
         if request.form == "words":
