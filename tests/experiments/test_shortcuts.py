@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -40,6 +41,23 @@ def test_every_form_has_every_shortcut_with_its_interval(finished: Path) -> None
     assert set(table["n"]) <= {16, 32}
     assert (table["leak"] == (table["accuracy"] > table["chance"] + 0.05 + 1e-9)).all()
     assert len(pd.read_csv(finished / "leaks.csv")) == table["leak"].sum()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_items_are_drawn_as_asked_and_repeated_ones_are_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[tuple]] = []
+
+    def battery(train: Iterable, test: Iterable, *, again: Callable[[], Iterable]) -> pd.DataFrame:
+        parts = (list(train), list(test), list(again()))
+        seen.append([(item.images[0].load().size[0], item.name) for part in parts for item in part])
+        row = {"shortcut": "text only", "accuracy": 0.5, "chance": 0.5, "n": 16, "low": 0.4, "high": 0.6}
+        return pd.DataFrame([row])
+
+    monkeypatch.setattr("interp.tasks.perception.shortcuts.battery", battery)
+    assert run([*arguments(tmp_path / "run"), "--tasks", FIRST.name, "--form", FIRST.form, "--seed", 3]) == 0
+    names = [f"{FIRST.name}/{FIRST.form}/{part}" for part in ("train/3", "test/3")]
+    expected = [*(f"{names[0]}/{i}" for i in range(16)), *(f"{names[1]}/{i}" for i in range(32))]
+    assert seen == [[(32, name) for name in expected]]
 
 
 @pytest.mark.usefixtures("undrawn")
