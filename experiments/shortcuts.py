@@ -147,11 +147,12 @@ def _verdict(table: "DataFrame", found: "DataFrame") -> str:
 def _show(console: object, table: "DataFrame") -> None:
     from rich.table import Table
 
-    shown = Table("task", "form", "difficulty", "shortcut", "accuracy", "95 % interval", "chance", "n", "")
+    several = len(set(table["difficulty"])) > 1
+    shown = Table("task", "shortcut", "accuracy (95 % interval)", "chance", "n", "")
     for row in table.itertuples():
-        interval = f"{row.low:.2f} to {row.high:.2f}"
-        cells = [row.task, row.form, f"{row.difficulty:g}", row.shortcut, f"{row.accuracy:.3f}", interval]
-        shown.add_row(*map(str, cells), f"{row.chance:.2f}", str(row.n), "leak" if row.leak else "")
+        task = f"{row.task} {row.form}" + (f" {row.difficulty:g}" if several else "")
+        accuracy = f"{row.accuracy:.3f} ({row.low:.2f} to {row.high:.2f})"
+        shown.add_row(task, row.shortcut, accuracy, f"{row.chance:.2f}", str(row.n), "leak" if row.leak else "")
     console.print(shown)  # type: ignore[attr-defined]
 
 
