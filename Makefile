@@ -12,7 +12,8 @@ help:
 	@echo "make lint       ruff and mypy"
 	@echo "make docs       write the tables of docs/ again and build the site, build/site/index.html: about 4 minutes"
 	@echo "make site       build the site alone, offline"
-	@echo "make bench      speed beside nnsight, TransformerBridge, pyvene and plain forwards: about 50 minutes on two cores"
+	@echo "make bench      speed beside nnsight, TransformerBridge, pyvene and plain forwards, beside plain Trainer and peft,"
+	@echo "                and beside one item at a time: about an hour on two cores"
 	@echo "make notebooks  run every notebook in probes/notebooks and write it again: about 6 minutes"
 	@echo "make clean      remove .venv and caches; results and run folders stay"
 
@@ -44,6 +45,8 @@ site: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m experiments.bench
+	$(BIN)/python -m experiments.bench_tuning
+	$(BIN)/python -m experiments.bench_evaluation
 
 # Notebooks are kept as jupytext scripts; the .ipynb beside each holds what it printed and drew.
 notebooks: $(STAMP)
