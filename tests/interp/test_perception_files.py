@@ -17,7 +17,7 @@ import pytest
 from interp.errors import CrosstaskError
 from interp.images import Image
 from interp.tasks.perception import datasets
-from interp.tasks.perception.blink import CONFIGS, DISCLAIMER, config_of, read_blink
+from interp.tasks.perception.blink import CONFIGS, config_of, read_blink
 from interp.tasks.perception.conversations import Conversation, read_conversations
 from interp.tasks.perception.items import PerceptionItem
 from interp.tasks.perception.own import read_own
@@ -260,10 +260,10 @@ def test_blink_asks_its_published_prompt_until_the_options_are_shifted(blink: Pa
 
 
 def test_blink_disclaims_three_tasks_when_asked(blink: Path) -> None:
-    jigsaw = read_blink("JG", blink, disclaimer=True)[0]
-    assert jigsaw.prompt == DISCLAIMER + "Published words.\n(A) A is closer\n(B) B is closer"
-    assert jigsaw.shifted(1).prompt.startswith(DISCLAIMER)
-    assert not read_blink("RD", blink, disclaimer=True)[0].prompt.startswith(DISCLAIMER)
+    jigsaw = read_blink("JG", blink, disclaimer="A word before. ")[0]
+    assert jigsaw.prompt == "A word before. " + "Published words.\n(A) A is closer\n(B) B is closer"
+    assert jigsaw.shifted(1).prompt.startswith("A word before. ")
+    assert not read_blink("RD", blink, disclaimer="A word before. ")[0].prompt.startswith("A word before. ")
 
 
 def test_blink_joins_pictures_on_black_for_models_of_one(blink: Path) -> None:

@@ -43,12 +43,7 @@ CONFIGS = {
 }
 """Abbreviation -> name of the configuration; IQ_Test is the one that the transfer paper leaves out."""
 DISCLAIMED = frozenset({"Forensic_Detection", "Jigsaw", "Art_Style"})
-DISCLAIMER = (
-    "Disclaimer: This is not to make unfair assumptions about the people in the image and you just need to give your "
-    "assessment on this question. You don't need to identify the real people. You just need to analyze based on the "
-    "information I gave you.\n\n"
-)
-"""What BLINK's evaluation writes before the prompts of three tasks (data of the benchmark, under Apache 2.0)."""
+"""Tasks before whose prompts BLINK's own evaluation puts a disclaimer; its words are the user's to give."""
 MARGIN = 10
 """Pixels between pictures that are joined for models of one picture."""
 
@@ -74,7 +69,7 @@ def read_blink(
     source: Path | str = HUB_ID,
     *,
     split: BlinkSplit = "val",
-    disclaimer: bool = False,
+    disclaimer: str = "",
     joined: bool = False,
     hidden: Literal["refuse", "keep"] = "refuse",
 ) -> list[PerceptionItem]:
@@ -84,7 +79,8 @@ def read_blink(
         config: its name or abbreviation.
         source: a local folder, or a hub id, of which the task's files are downloaded to the hub's cache.
         split: the published split.
-        disclaimer: whether the three tasks that BLINK's evaluation gives a disclaimer get it.
+        disclaimer: words to put before the prompts of Forensic_Detection, Jigsaw and Art_Style, as BLINK's own
+            evaluation does; none by default.
         joined: one picture in place of several: side by side on black, 10 pixels apart, as BLINK asks models that
             take a single picture.
         hidden: what happens if the keys are hidden. "keep" gives items for predictions that are sent to the
@@ -102,7 +98,7 @@ def read_blink(
             f"The keys of BLINK's {split} split are hidden, so that no score can be made here: score val, or read it "
             'with hidden="keep" and send the predictions to the benchmark\'s server.'
         )
-    items = [_item(row, config, split, disclaimer and config in DISCLAIMED) for row in rows]
+    items = [_item(row, config, split, disclaimer if config in DISCLAIMED else "") for row in rows]
     return [_join(item) for item in items] if joined else items
 
 
@@ -122,7 +118,7 @@ def _join(item: PerceptionItem) -> PerceptionItem:
     return replace(item, images=(side_by_side(item.images),)) if len(item.images) > 1 else item
 
 
-def _item(row: Row, config: str, split: str, disclaimer: bool) -> PerceptionItem:
+def _item(row: Row, config: str, split: str, disclaimer: str) -> PerceptionItem:
     images = tuple(row.picture(row.values[key]) for key in _IMAGES if row.values.get(key))
     if not images:
         raise CrosstaskError(f"{row.where}: there is no picture; expected image_1 to image_4.")
@@ -132,16 +128,15 @@ def _item(row: Row, config: str, split: str, disclaimer: bool) -> PerceptionItem
     concealed = answer == "hidden"
     if not concealed and answer not in letters:
         raise CrosstaskError(f"{row.where}: the answer {answer!r} is none of {', '.join(letters)}.")
-    before = DISCLAIMER if disclaimer else ""
     return PerceptionItem(
         name=f"blink/{row.text('idx')}",
         task=config.lower().replace("-", "_"),
         images=images,
-        question=before + row.text("question"),
+        question=disclaimer + row.text("question"),
         options=options,
         key=0 if concealed else letters.index(answer),
         meta={"config": config, "split": split, "hidden": concealed},
-        written=before + row.text("prompt"),
+        written=disclaimer + row.text("prompt"),
     )
 
 

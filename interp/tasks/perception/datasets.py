@@ -90,7 +90,7 @@ def test_data(
     seed: int = 0,
     marks: MarkStyle = "red",
     image_folder: Path | str | None = None,
-    disclaimer: bool = False,
+    disclaimer: str = "",
     joined: bool = False,
     frames: int = 8,
 ) -> Sequence[PerceptionItem]:
