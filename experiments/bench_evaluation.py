@@ -33,13 +33,13 @@ class Arguments:
 
     model: str = "bundled"
     """The model: bundled, a hub id, or a folder."""
-    tasks: tuple[str, ...] = ("relative_depth", "jigsaw", "visual_correspondence")
+    tasks: Annotated[tuple[str, ...], arg("TASK ...", "the 13")] = ()
     """Tasks by name or abbreviation."""
-    items: int = 6
+    items: int = 1
     """Items of each task."""
     adapters: int = 2
     """Adapters with random updates, beside the frozen model."""
-    repeats: int = 3
+    repeats: int = 2
     """Measurements of each peer."""
     size: Annotated[int | None, arg("PIXELS", "the tower's")] = None
     """Side of drawn pictures."""
@@ -94,13 +94,12 @@ def main(arguments: Arguments) -> None:
 
 def _items(arguments: Arguments, model: object) -> list:
     """Test items of the tasks."""
-    from interp.tasks.perception.registry import perception_task
+    from interp.tasks.perception.registry import perception_task, perception_tasks
     from interp.tuning.dataset import picture_side
 
+    tasks = arguments.tasks or tuple(perception_tasks(core=True))
     size = arguments.size or picture_side(model)  # type: ignore[arg-type]
-    return [
-        item for name in arguments.tasks for item in perception_task(name).items("test", arguments.items, size=size)
-    ]
+    return [item for name in tasks for item in perception_task(name).items("test", arguments.items, size=size)]
 
 
 def _check(run: "Run", work: "Workload") -> dict[str, float]:

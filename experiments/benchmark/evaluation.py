@@ -5,8 +5,8 @@
     loop_letters   the same numbers without any of it: for every adapter, item and shift one forward pass from pixels
     loop           what BLINK's script and lmms-eval do: for every adapter, item and shift the answer is generated
 
-The loops are favoured where the originals leave a choice: pictures are drawn and preprocessed beforehand, and answers
-have no more tokens than "(A)" and its end need.
+The loops are favoured where the originals leave a choice: pictures are drawn and decoded beforehand, and answers have
+no more tokens than "(A)" and its end need.
 """
 
 from __future__ import annotations
@@ -53,12 +53,8 @@ class Workload:
 
     @cached_property
     def shifted(self) -> list[list[PerceptionItem]]:
-        """Every shift of every item, its pictures drawn and preprocessed."""
-        found = [[item.shifted(k) for k in range(len(item.options))] for item in self.items]
-        for item in (moved for shifts in found for moved in shifts):
-            for image in item.images:
-                self.model.image_inputs(image, among=len(item.images))
-        return found
+        """Every shift of every item, its pictures drawn."""
+        return [[item.shifted(k) for k in range(len(item.options))] for item in self.items]
 
     @property
     def answers(self) -> int:
@@ -117,7 +113,9 @@ class Workload:
     def _inputs(self, encoded: Encoded, item: PerceptionItem, stop: int) -> dict[str, Tensor]:
         """One prompt with its pictures as pixels."""
         model = self.model
-        given = [model.image_inputs(image, among=len(item.images)).features for image in item.images]
+        among, processor = len(item.images), model.processor
+        assert processor is not None
+        given = [model.family.image(processor, image.load(), among=among).features for image in item.images]
         pixels = {k: v.to(model.dtype) if v.is_floating_point() else v for k, v in model.family.collate(given).items()}
         tokens = {name: tensor[..., None, :stop] for name, tensor in encoded.token_inputs.items()}
         ids = encoded.input_ids[None, :stop]

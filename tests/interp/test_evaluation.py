@@ -147,3 +147,36 @@ def test_kept_features_equal_pixels_in_every_pass() -> None:
     pixels = prepare(model, items(), reader=reader, vision=PixelVision(model, reader.pictures))
     for one, other in zip(choose(ready(model, items())), choose(pixels), strict=True):
         assert one.letters == pytest.approx(other.letters, abs=1e-9)
+
+
+def test_pictures_beyond_the_room_are_encoded_again_and_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = choose(ready(llava(), items()))
+    monkeypatch.setattr("interp.tuning.evaluation.vision.KEPT_SHARE", 0.0)
+    choices = ready(llava(), items())
+    assert choose(choices) == expected
+    before = choices.vision.encoded
+    assert choose(choices) == expected
+    assert choices.vision.encoded > before
+
+
+def test_passes_are_halved_where_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from interp.tuning.evaluation import evaluate as engine
+
+    model, given = llava(), items()
+    prepared = engine.prepare_items(model, given, engine.EvaluationOptions(budget=4096))
+    expected, widest = prepared.score(), []
+
+    def short_of_memory(choices: Choices, progress: object = None) -> list:
+        widest.append(choices.budget)
+        if choices.budget > 2000:
+            raise torch.OutOfMemoryError("no")
+        return choose(choices)
+
+    monkeypatch.setattr(engine, "choose", short_of_memory)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    for one, other in zip(prepared.score(), expected, strict=True):
+        assert one.letters == pytest.approx(other.letters, abs=1e-9)
+    assert widest == [4096, 2048, 1024]
+    monkeypatch.setattr(engine, "choose", lambda *_, **__: (_ for _ in ()).throw(torch.OutOfMemoryError("no")))
+    with pytest.raises(CrosstaskError, match="ran out of memory"):
+        prepared.score()

@@ -19,7 +19,7 @@ from interp.transfer.tables import CELL_COLUMNS, ITEM_COLUMNS
 from interp.tuning.evaluation.records import Record
 from interp.tuning.matrix.collect import collect
 from interp.tuning.matrix.jobs import finished_units, is_finished, perform
-from interp.tuning.matrix.launch import run_here, run_on_cluster, stages
+from interp.tuning.matrix.launch import JobCall, run_here, run_on_cluster, stages
 from interp.tuning.matrix.options import ClusterOptions
 from interp.tuning.matrix.plan import Job, MatrixSettings, Variant, form_of, make_jobs, plain, task_of
 
@@ -117,7 +117,10 @@ def test_every_source_seed_and_fraction_meets_every_target_once(tmp_path: Path) 
     assert len(items) == 3 * len(cells)
     assert dict(zip(trained["fraction"], trained["dose_steps"], strict=True)) == {0.5: 5, 1.0: 10}
     assert (trained["update_norm"] == trained["fraction"]).all()
-    assert set(zip(cells["target"], cells["form"], strict=True)) == {("jigsaw", "pictures"), ("relative_depth", "words")}
+    assert set(zip(cells["target"], cells["form"], strict=True)) == {
+        ("jigsaw", "pictures"),
+        ("relative_depth", "words"),
+    }
     assert set(cells["constant_letter"]) == {"A"}
     assert set(cells["equals_key_count"]) == {"A"}
 
@@ -265,10 +268,18 @@ def test_jobs_in_processes_of_submitit_give_the_same_tables(tmp_path: Path) -> N
     here = tables(tmp_path / "whole", FakeWork(tmp_path / "whole.log"), settings)
     root, jobs = tmp_path / "matrix", make_jobs(settings)
     with Run.open(root, settings.config()) as run:
-        run_on_cluster(root, jobs, Sendable(tmp_path / "log"), cluster="local")
+        run_on_cluster(root, jobs, Sendable(tmp_path / "log"), cluster="local", options=ClusterOptions(at_once=2))
         found = collect(run, settings, jobs)
     for one, other in zip(found, here, strict=True):
         pd.testing.assert_frame_equal(one, other)
+
+
+def test_preempted_job_is_sent_again_as_it_was(tmp_path: Path) -> None:
+    call = JobCall(tmp_path, make_jobs(SETTINGS)[0], Sendable(tmp_path / "log"))
+    again = call.checkpoint()
+    assert again.function == call
+    assert again.function() == call.job.key
+    assert is_finished(tmp_path, call.job)
 
 
 def test_cluster_options_are_those_of_slurm() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from interp.errors import CrosstaskError
+from interp.memory import RETRIES
 from interp.models.base import Model
 from interp.tasks.perception.items import PerceptionItem
 from interp.tuning.evaluation.forced_choice import Choices, choose, prepare
@@ -21,6 +25,8 @@ from interp.tuning.run import compiled
 
 Scoring = Literal["choice", "generation"]
 Progress = Callable[[int], object]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class EvaluationOptions:
     compile_blocks: bool = False
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Prepared:
     """Items made ready: those whose letters are scored, and those that are generated."""
 
@@ -59,7 +65,28 @@ class Prepared:
         return sum(part.n_tokens for part in (self.choices, self.questions) if part is not None)
 
     def score(self, progress: Progress | None = None) -> list[Record]:
-        """The model as it stands, on all items in their order."""
+        """The model as it stands, on all items in their order.
+
+        Where a GPU runs out of memory the passes are halved, twice at most.
+
+        Raises:
+            CrosstaskError: it does not fit even so.
+        """
+        for _ in range(RETRIES):
+            try:
+                return self._score(progress)
+            except torch.OutOfMemoryError:
+                pass  # while it is handled, its traceback keeps the tensors of the failed pass
+            torch.cuda.empty_cache()
+            self.choices = self.choices and replace(self.choices, budget=max(1, self.choices.budget // 2))
+            self.questions = self.questions and replace(self.questions, budget=max(1, self.questions.budget // 2))
+            logger.warning("the evaluation ran out of memory; its passes are halved")
+        try:
+            return self._score(progress)
+        except torch.OutOfMemoryError as error:
+            raise CrosstaskError("the evaluation ran out of memory, with halved passes too; set a --budget") from error
+
+    def _score(self, progress: Progress | None) -> list[Record]:
         found = choose(self.choices, progress=progress) if self.choices is not None else []
         found += answer(self.questions, progress=progress) if self.questions is not None else []
         by_name = {record.item: record for record in found}

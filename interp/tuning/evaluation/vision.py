@@ -11,7 +11,9 @@ import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import psutil
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -25,8 +27,13 @@ from interp.tuning.features import TOLERANCE, FeatureStore, embed, image_feature
 
 TOWER_BATCH = 8
 """Pictures that go through the tower together."""
+KEPT_SHARE = 0.25
+"""Part of the free memory that features may take; pictures beyond that are encoded in every pass."""
 
 logger = logging.getLogger(__name__)
+
+_exact: WeakKeyDictionary[Model, bool] = WeakKeyDictionary()
+"""Whether kept features have been found to give a model's own logits."""
 
 
 class PixelVision:
@@ -66,20 +73,30 @@ class KeptVision:
         self.model, self.pictures, self.store = model, pictures, store
         self.encoded = 0
         self._kept: dict[str, Tensor] = {}
+        self._room = int(KEPT_SHARE * psutil.virtual_memory().available)
 
     def join(self, inputs: dict[str, Tensor], keys: Sequence[str]) -> dict[str, Tensor]:
         """A batch's inputs with the features of these pictures among its embeddings."""
         if not keys:
             return inputs
         missing = list(dict.fromkeys(key for key in keys if key not in self._kept))
+        found = {key: self._kept[key] for key in keys if key in self._kept}
         for start in range(0, len(missing), TOWER_BATCH):
-            some = missing[start : start + TOWER_BATCH]
-            images = [self.pictures[key][0] for key in some]
-            found = self.store.get(images) if self.store is not None else encode_pictures(self.model, images)
-            self.encoded += len(some)
-            self._kept |= dict(zip(some, found, strict=True))
-        features = torch.cat([self._kept[key] for key in keys]).to(self.model.device)
+            found |= self._encode(missing[start : start + TOWER_BATCH])
+        features = torch.cat([found[key] for key in keys]).to(self.model.device)
         return embed(self.model, inputs | {"image_features": features})
+
+    def _encode(self, keys: Sequence[str]) -> dict[str, Tensor]:
+        """Features of pictures, kept as long as there is room. (Dropping older ones would drop what is needed next.)"""
+        images = [self.pictures[key][0] for key in keys]
+        made = self.store.get(images) if self.store is not None else encode_pictures(self.model, images)
+        found = dict(zip(keys, made, strict=True))
+        self.encoded += len(found)
+        size = sum(tensor.nbytes for tensor in made)
+        if size <= self._room:
+            self._room -= size
+            self._kept |= found
+        return found
 
 
 @torch.no_grad()
@@ -104,6 +121,8 @@ def vision_for(
 ) -> PixelVision | KeptVision:
     """The fastest way that is exact for a model: kept features if the logits of one sequence are the same from them.
 
+    A model is tried once.
+
     Args:
         model: the model, without an adapter in its vision.
         reader: has read the items.
@@ -116,6 +135,13 @@ def vision_for(
     if not keep or shown is None or uncovered(model):
         return pixels
     kept = KeptVision(model, reader.pictures, store=store)
+    if model not in _exact:
+        _exact[model] = _gives_own_logits(model, kept, pixels, shown)
+    return kept if _exact[model] else pixels
+
+
+def _gives_own_logits(model: Model, kept: KeptVision, pixels: PixelVision, shown: Pack) -> bool:
+    """Whether a sequence's logits are the same from kept features as from pixels; says so if they are not."""
     try:
         batch = collate_packs([shown], pad_id=model.pad_id, dtype=model.dtype, device=model.device)
         ways = (way.join(batch.inputs, batch.pictures) for way in (kept, pixels))
@@ -123,11 +149,11 @@ def vision_for(
         difference = float((ours - theirs).abs().max() / theirs.abs().max())
     except (CrosstaskError, RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
         logger.warning("Vision features of %s are not kept: %s", model.name, error)
-        return pixels
+        return False
     if not difference <= TOLERANCE.get(model.dtype, 1e-4):
         logger.warning("Vision features of %s are not kept: logits from them differ by %.2g", model.name, difference)
-        return pixels
-    return kept
+        return False
+    return True
 
 
 @torch.no_grad()

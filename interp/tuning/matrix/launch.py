@@ -89,10 +89,16 @@ def run_on_cluster(
         running = _still_running(submitit, root, left) if cluster == "slurm" else {}
         calls = [JobCall(root, job, make_work) for job in left if job.key not in running]
         say(f"{len(stage) - len(left)} of {len(stage)} jobs are done, {len(running)} run, {len(calls)} are sent.")
-        sent = _send(executor, calls)
-        handles = running | {call.job.key: handle for call, handle in zip(calls, sent, strict=True)}
-        _remember(root, {key: str(handle.job_id) for key, handle in handles.items()})
-        failed = {key: str(error).strip() for key, handle in handles.items() if (error := handle.exception())}
+        wave = (options.at_once or 1) if cluster == "local" else len(calls)
+        handles = dict(running)
+        failed: dict[str, str] = {}
+        for start in range(0, max(1, len(calls)), max(1, wave)):
+            some = calls[start : start + wave]
+            sent = {call.job.key: handle for call, handle in zip(some, _send(executor, some), strict=True)}
+            handles |= sent
+            _remember(root, {key: str(handle.job_id) for key, handle in sent.items()})
+            waited = sent if cluster == "local" else handles
+            failed |= {key: str(error).strip() for key, handle in waited.items() if (error := handle.exception())}
         if failed:
             key, error = next(iter(failed.items()))
             raise CrosstaskError(

@@ -25,8 +25,8 @@ class ClusterOptions:
     """Memory of a job in GB."""
     minutes: int = 240
     """Time limit of a job; one that reaches it is queued again and continues."""
-    at_once: int = 32
-    """Jobs of an array that run at the same time."""
+    at_once: int | None = None
+    """Jobs that run at the same time: of an array 32, of processes on this machine 1."""
     requeues: int = 20
     """How often a job that reached its limit is queued again; preemptions do not count."""
     slurm: Mapping[str, str] = field(default_factory=dict)
@@ -41,6 +41,6 @@ class ClusterOptions:
         chosen = {"partition": self.partition, "account": self.account}
         given = {f"slurm_{name}": value for name, value in chosen.items() if value is not None}
         return common | given | {
-            "slurm_array_parallelism": self.at_once,
+            "slurm_array_parallelism": self.at_once or 32,
             "slurm_additional_parameters": {"requeue": True, **self.slurm},
         }  # fmt: skip

@@ -163,7 +163,7 @@ def mixed_examples(job: Job, config: TuneConfig, model: Model) -> list[Example]:
             "size": size,
             "seed": config.order_seed,
         }
-        data = training_data(task, n=n, **options)  # type: ignore[arg-type]
+        data = training_data(task, n=n, **options)
         found += [((index + 0.5) / n, as_example(data[index])) for index in range(n)]
     return [example for _, example in sorted(found, key=lambda placed: placed[0])]
 
