@@ -290,7 +290,7 @@ def aged(pixels: Pixels, energy: float, *, rng: np.random.Generator) -> Pixels:
     pixels = gaussian_filter(pixels, (blur, blur, 0), truncate=3)
     field = gaussian_filter(rng.standard_normal((size, size), np.float32), rng.uniform(0.6, 1.1))
     order = np.quantile(field[::2, ::2], np.linspace(1, 0.5, 65))
-    grey, dark = pixels.mean(-1), rng.uniform(0.45, 0.65)
+    grey, dark = pixels.mean(-1), rng.uniform(0.3, 0.5)
     low, high = 0, len(order) - 1
     while high - low > 1:
         middle = (low + high) // 2

@@ -67,8 +67,8 @@ class ArtStyle(PerceptionTask):
         request: Request, rng: np.random.Generator, scene: Pixels, style: str, angle: float, values: np.ndarray
     ) -> Image.Image:
         """A scene in a style, at a scale that gives it the edges of any other style, with given values."""
-        energy = request.dial(8, 5) / request.size * float(np.exp(rng.uniform(-0.25, 0.25)))
-        scale = float(np.clip(1.25 * ENERGY[style] / energy / request.size, 0.06, 0.24))
+        energy = request.dial(6, 4.5) / request.size * float(np.exp(rng.uniform(-0.3, 0.3)))
+        scale = float(np.clip(1.25 * ENERGY[style] / energy / request.size, 0.06, 0.28))
         given = {"angle": angle + rng.uniform(-0.2, 0.2), "scale": scale, "strength": request.dial(1.0, 0.18)}
         look = rendered(scene, style, **given, rng=rng)
         return picture(with_values(aged(with_values(look, values), energy, rng=rng), values))
