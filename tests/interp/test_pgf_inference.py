@@ -160,6 +160,7 @@ def test_a_donor_stands_out_against_shuffled_targets() -> None:
     best = found.loc[("transferability_positive", "d")]
     assert (best["p"], best["p_family"]) == (0.005, 0.005)
     assert found.loc[("transferability_positive", "a"), "p_family"] > 0.5
+    assert (found["p_family"] >= found["p"]).all()  # the largest of all tasks is at least as large as any
     with pytest.raises(CrosstaskError, match="0 permutations"):
         score_tests(mu, list("abcdefgh"), permutations=0)
 
