@@ -192,6 +192,10 @@ class TuneConfig:
             steps = math.ceil((epochs or 1) * n_examples / self.batch)
         return max(1, round(steps * self.fraction))
 
+    def warmup_steps(self, steps: int) -> int:
+        """Steps over which the learning rate rises, of so many."""
+        return math.ceil(self.warmup * steps)
+
     def accumulation(self, processes: int) -> tuple[int, int]:
         """Examples of a micro-batch, and how many are accumulated in each process.
 

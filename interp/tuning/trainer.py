@@ -172,7 +172,7 @@ def training_arguments(config: TuneConfig, folder: Path, *, steps: int, autocast
         max_steps=steps,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
-        warmup_steps=math.ceil(config.warmup * steps),
+        warmup_steps=config.warmup_steps(steps),
         lr_scheduler_type=config.lr_scheduler,
         max_grad_norm=config.max_grad_norm,
         optim="adamw_torch",
