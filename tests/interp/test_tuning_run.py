@@ -374,9 +374,15 @@ def test_shipped_deepspeed_settings_are_found_and_the_package_asked_for() -> Non
 
 
 @pytest.mark.parametrize(("name", "stage"), [("zero2", 2), ("zero3", 3)])
-def test_transformers_reads_the_shipped_deepspeed_settings(name: str, stage: int) -> None:
+def test_accelerate_reads_the_shipped_deepspeed_settings(name: str, stage: int) -> None:
+    from accelerate.utils.deepspeed import HfDeepSpeedConfig
+
     import interp.tuning
 
-    read = json.loads((Path(interp.tuning.__file__).parent / "deepspeed" / f"{name}.json").read_text())
-    assert read["zero_optimization"]["stage"] == stage
-    assert read["train_batch_size"] == read["train_micro_batch_size_per_gpu"] == "auto"
+    read = HfDeepSpeedConfig(str(Path(interp.tuning.__file__).parent / "deepspeed" / f"{name}.json"))
+    assert (read.is_zero2(), read.is_zero3()) == (stage == 2, stage == 3)
+    assert not read.is_offload()
+    assert read.is_auto("train_batch_size")
+    assert read.is_auto("bf16.enabled")
+    if stage == 3:
+        assert read.is_true("zero_optimization.stage3_gather_16bit_weights_on_model_save")
