@@ -30,7 +30,7 @@ class Arguments:
 
     target: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TASK ...")]
     """Targets, each of them one of the matrix."""
-    matrix: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
+    matrix: Path = Path("runs/transfer_matrix/selection")
     """Folder of experiments.transfer_matrix, measured on the selection split."""
     sources: int = 3
     """How many sources are mixed."""
