@@ -95,7 +95,10 @@ def read_matrix(folder: Path) -> Matrix:
         try:
             found |= json.loads((folder / name).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise CrosstaskError(f"{folder} holds no transfer matrix: {name} cannot be read ({error})") from error
+            raise CrosstaskError(
+                f"{folder} holds no transfer matrix ({name} cannot be read); measure one on selection items with "
+                f"python -m experiments.transfer_matrix --split selection --out {folder}"
+            ) from error
     if not (folder / CELLS_FILE).is_file():
         raise CrosstaskError(f"{folder} has no {CELLS_FILE}; run experiments.transfer_matrix to its end first")
     if found.get("split") != "selection":
