@@ -142,7 +142,7 @@ def train(
     for step in range(first, steps):
         _copy(held, used)
         for group in optimiser.param_groups:
-            group["lr"] = peak * learning_rate(step, steps)
+            group["lr"] = peak * learning_rate(step, lessons_only, steps)
         rng = np.random.default_rng([seed, step])
         for shard in (shards[i] for i in rng.integers(len(shards), size=groups)):
             rows = rng.choice(len(shard), size=min(batch, len(shard)), replace=False).tolist()
@@ -167,9 +167,11 @@ def train(
     model.requires_grad_(False).eval()
 
 
-def learning_rate(step: int, steps: int) -> float:
-    """Linear warm-up, then half a cosine down to a fiftieth."""
-    return min(1.0, (step + 1) / WARM_UP) * max(0.02, 0.5 * (1 + math.cos(math.pi * step / steps)))
+def learning_rate(step: int, lessons_only: int, steps: int) -> float:
+    """Share of the peak: a linear warm-up, then half a cosine down to a fiftieth, in each of the two parts anew."""
+    begin, end = (0, lessons_only) if step < lessons_only else (lessons_only, steps)
+    done = step - begin
+    return min(1.0, (done + 1) / WARM_UP) * max(0.02, 0.5 * (1 + math.cos(math.pi * done / (end - begin))))
 
 
 def _loss(
