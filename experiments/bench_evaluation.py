@@ -37,7 +37,7 @@ class Arguments:
     """Tasks by name or abbreviation."""
     items: int = 1
     """Items of each task."""
-    adapters: int = 2
+    adapters: int = 3
     """Adapters with random updates, beside the frozen model."""
     repeats: int = 2
     """Measurements of each peer."""

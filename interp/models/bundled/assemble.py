@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from interp.models.bundled.tower import ConvStemVisionConfig, image_processor
+from interp.models.bundled.tower import STRIDE, ConvStemVisionConfig, image_processor
 from interp.models.smollm2 import load_smollm2
 
 if TYPE_CHECKING:
-    from transformers import LlavaForConditionalGeneration, LlavaProcessor
+    from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
 
 IMAGE_TOKEN = "<image>"
 IMAGE_SIZE = 160  # pixels a side: 5 x 5 cells, 25 tokens an image
@@ -33,7 +33,7 @@ def assemble() -> tuple[LlavaForConditionalGeneration, LlavaProcessor, str]:
     Returns:
         The model (float32), its processor, and the sha256 of the base language model's weights.
     """
-    from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+    from transformers import LlavaConfig, LlavaForConditionalGeneration
 
     language_model, tokenizer, base_sha256 = load_smollm2()
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
@@ -59,13 +59,19 @@ def assemble() -> tuple[LlavaForConditionalGeneration, LlavaProcessor, str]:
     model.tie_weights()
     model.generation_config.eos_token_id = language_model.generation_config.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    processor = LlavaProcessor(
+    return model.eval(), processor_for(tokenizer, chat_template=tokenizer.chat_template), base_sha256
+
+
+def processor_for(tokenizer: PreTrainedTokenizerFast, *, chat_template: str | None = None) -> LlavaProcessor:
+    """The processor of a tower of ours: whole pictures at `IMAGE_SIZE`, a token for each cell and none besides."""
+    from transformers import LlavaProcessor
+
+    return LlavaProcessor(
         image_processor=image_processor(IMAGE_SIZE),
         tokenizer=tokenizer,
-        patch_size=vision_config.patch_size,
+        patch_size=STRIDE,
         vision_feature_select_strategy="full",
         image_token=IMAGE_TOKEN,
         num_additional_image_tokens=0,
-        chat_template=tokenizer.chat_template,
+        chat_template=chat_template,
     )
-    return model.eval(), processor, base_sha256

@@ -73,7 +73,7 @@ def load_bundled_vlm(
         CrosstaskError: If a file is missing or differs from the manifest, or the update is empty.
     """
     folder = folder or weights_folder()
-    manifest = _checked_manifest(folder)
+    manifest = checked_manifest(folder, "the bundled model", "build_bundled_vlm")
     model, processor, base_sha256 = assemble()
     if base_sha256 != manifest["base_sha256"]:
         raise CrosstaskError(
@@ -90,11 +90,21 @@ def load_bundled_vlm(
     return model.eval(), processor, fingerprint
 
 
-def _checked_manifest(folder: Path) -> dict:
+def checked_manifest(folder: Path, what: str, made_by: str) -> dict:
+    """The manifest of a folder of weights, once every file of it has the sha256 that it names.
+
+    Args:
+        folder: the weights.
+        what: whose, for messages.
+        made_by: the experiment that makes them.
+
+    Raises:
+        CrosstaskError: there is no manifest, or a file is missing or differs.
+    """
     if not (folder / MANIFEST).is_file():
         raise CrosstaskError(
-            f"the bundled model's weights are not in {folder}: reinstall crosstask, or make them with "
-            "`python -m experiments.build_bundled_vlm`"
+            f"{what}'s weights are not in {folder}: reinstall crosstask, or make them with "
+            f"`python -m experiments.{made_by}`"
         )
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     for name, expected in manifest["files"].items():

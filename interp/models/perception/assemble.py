@@ -14,15 +14,13 @@ from typing import TYPE_CHECKING
 import torch
 from jaxtyping import Float
 
-from interp.models.bundled.assemble import IMAGE_TOKEN
-from interp.models.bundled.tower import image_processor
+from interp.models.bundled.assemble import IMAGE_SIZE, IMAGE_TOKEN, processor_for
 from interp.models.perception.tower import MultiScaleVisionConfig
 from interp.models.smollm2 import load_smollm2
 
 if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-IMAGE_SIZE = 160  # pixels a side: 5 x 5 cells, 25 tokens an image
 WIDTH = 256
 TOWER = {
     "hidden_size": WIDTH,
@@ -62,7 +60,7 @@ def assemble(
     Returns:
         The model (float32, evaluation mode), its processor, the projection, and the sha256 of SmolLM2's weights.
     """
-    from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+    from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
     language_model, tokenizer, base_sha256 = load_smollm2()
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
@@ -99,12 +97,4 @@ def assemble(
     model.tie_weights()
     model.generation_config.eos_token_id = language_model.generation_config.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    processor = LlavaProcessor(
-        image_processor=image_processor(IMAGE_SIZE),
-        tokenizer=tokenizer,
-        patch_size=vision_config.patch_size,
-        vision_feature_select_strategy="full",
-        image_token=IMAGE_TOKEN,
-        num_additional_image_tokens=0,
-    )
-    return model.eval(), processor, directions, base_sha256
+    return model.eval(), processor_for(tokenizer), directions, base_sha256

@@ -12,9 +12,10 @@ import torch
 from interp.files import atomic_file
 from interp.models.base import Model
 from interp.models.bundled.build import same_recipe
+from interp.models.bundled.load import MANIFEST
 from interp.models.families import family_for
 from interp.models.perception.assemble import IMAGE_SIZE, assemble
-from interp.models.perception.load import MANIFEST, load_perception_vlm, save_weights, with_stem
+from interp.models.perception.load import load_perception_vlm, save_weights, with_stem
 from interp.models.perception.shards import draw_shards, load_shard, plans
 from interp.models.perception.train import train
 from interp.statistics import wilson

@@ -19,13 +19,13 @@ from safetensors.torch import load_file, save_file
 from interp.errors import CrosstaskError
 from interp.files import atomic_file, sha256_of
 from interp.models.bundled.build import EFFICIENTNET, imagenet_weights
+from interp.models.bundled.load import MANIFEST, checked_manifest
 from interp.models.bundled.tower import load_blocks
 from interp.models.perception.assemble import assemble
 
 if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-MANIFEST = "manifest.json"
 TOWER, PROJECTOR, DECODER = "tower.safetensors", "projector.safetensors", "decoder.safetensors"
 STEM = ("embeddings.stem.", "embeddings.blocks.")
 DIRECTIONS = "directions"
@@ -83,7 +83,7 @@ def load_perception_vlm(folder: Path | None = None) -> tuple[LlavaForConditional
         CrosstaskError: a file is missing or differs from the manifest, or SmolLM2's weights are others.
     """
     folder = folder or weights_folder()
-    manifest = _checked_manifest(folder)
+    manifest = checked_manifest(folder, "the perception model", "build_perception_vlm")
     states = {file: {n: t.float() for n, t in load_file(folder / file).items()} for file in manifest["files"]}
     directions = states[DECODER].pop(DIRECTIONS)
     model, processor, _, base_sha256 = assemble(directions)
@@ -107,16 +107,3 @@ def load_perception_vlm(folder: Path | None = None) -> tuple[LlavaForConditional
     model.requires_grad_(False)
     fingerprint = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
     return model.eval(), processor, fingerprint
-
-
-def _checked_manifest(folder: Path) -> dict:
-    if not (folder / MANIFEST).is_file():
-        raise CrosstaskError(
-            f"the perception model's weights are not in {folder}; make them with "
-            "`python -m experiments.build_perception_vlm`"
-        )
-    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    for name, expected in manifest["files"].items():
-        if not (folder / name).is_file() or sha256_of(folder / name) != expected:
-            raise CrosstaskError(f"{folder / name} is missing or damaged (its sha256 is not {expected[:12]}...)")
-    return manifest

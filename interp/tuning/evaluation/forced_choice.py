@@ -73,7 +73,8 @@ class Choices:
     """Tokens of the longest reply that tells one letter from another; one, as a rule."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "groups", tuple(map(tuple, batches(self.packs, self.budget))))
+        groups = batches(self.packs, self.budget, device=self.model.device.type)
+        object.__setattr__(self, "groups", tuple(map(tuple, groups)))
         counts = {len(item.options) for item in self.items}
         tail = max((len(reply) for n in counts for reply in self.reader.reply_ids(n)), default=1)
         object.__setattr__(self, "tail", tail)

@@ -54,7 +54,8 @@ class Questions:
     groups: tuple[tuple[int, ...], ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "groups", tuple(map(tuple, batches(self.packs, self.budget))))
+        groups = batches(self.packs, self.budget, device=self.model.device.type)
+        object.__setattr__(self, "groups", tuple(map(tuple, groups)))
 
     @property
     def n_tokens(self) -> int:

@@ -24,10 +24,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-PADDING = 0.15
-"""Most of a batch that may be padding once it has `BUSY_TOKENS`."""
-BUSY_TOKENS = 512
-"""Tokens that keep a processor busy."""
+PADDING = 0.05
+"""Most of a batch that may be padding once it has tokens enough to keep its processor busy."""
+BUSY_TOKENS = {"cpu": 256}
+"""By kind of device, tokens that keep it busy: a CPU gains nothing from larger matrices, only pays for padding."""
+GPU_BUSY_TOKENS = 8192
+"""Of any other device."""
 WORTH_SHARING = 0.25
 """Readings are packed if they share at least this part of the first: a mask that is mostly false costs time."""
 
@@ -207,19 +209,21 @@ def collate_packs(
     )
 
 
-def batches(packs: Sequence[Pack], budget: int) -> Iterator[list[int]]:
+def batches(packs: Sequence[Pack], budget: int, *, device: str = "cpu") -> Iterator[list[int]]:
     """Indices of packs in groups of like lengths whose padded size stays within a budget of tokens, longest first.
 
     Args:
         packs: what is to be run.
         budget: most tokens of a group, padding included; a pack that is longer is a group of its own.
+        device: kind of device, which says from how many tokens on padding is not worth while.
     """
+    busy = BUSY_TOKENS.get(device, GPU_BUSY_TOKENS)
     lengths = [pack.n_tokens for pack in packs]
     group: list[int] = []
     real = 0
     for index in sorted(range(len(packs)), key=lambda i: (-lengths[i], i)):
         padded = (len(group) + 1) * (lengths[group[0]] if group else lengths[index])
-        wasteful = real >= BUSY_TOKENS and padded - real - lengths[index] > PADDING * padded
+        wasteful = real >= busy and padded - real - lengths[index] > PADDING * padded
         if group and (padded > budget or wasteful):
             yield group
             group, real = [], 0
