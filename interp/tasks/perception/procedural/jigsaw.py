@@ -90,11 +90,11 @@ class Jigsaw(PerceptionTask):
         rng = request.rng
         colours = palette(request.choose(PALETTES, salt="jigsaw palettes"), 6)
         shapes = [request.choose(list(SHAPES), salt="jigsaw shapes") for _ in range(2)]
-        canvas = Canvas(round(request.size * (1 + 2 * MARGIN)), blend(noise(rng, 64, octaves=4), *colours[:2]))
+        canvas = Canvas(round(request.size * (1 + 2 * MARGIN)), blend(noise(rng, 64, octaves=4, coarse=8), *colours[:2]))
         big = request.dial(1.0, 0.7)
-        for _ in range(9):
+        for _ in range(20):  # small enough for their places to be gone in a blurred picture
             colour = colours[int(rng.integers(2, 6))]
-            canvas.polygon(blob(rng, tuple(rng.uniform(0, 1, 2)), rng.uniform(0.1, 0.2) * big), colour)
+            canvas.polygon(blob(rng, tuple(rng.uniform(0, 1, 2)), rng.uniform(0.06, 0.12) * big), colour)
         for _ in range(round(request.dial(3, 6))):
             self._band(rng, canvas, colours[int(rng.integers(2, 6))], rng.uniform(0.03, 0.05) * big)
         for _ in range(8):
