@@ -7,8 +7,8 @@ alone. So the sequence of an item is
 
 in which, by a 4-D mask, each token sees the common beginning and the earlier tokens of its own reading, at the position
 ids that it has in the reading alone (the tree attention of speculative decoding, as in :mod:`interp.prefix`). It is
-exact for models of which the family says so (`Family.packs`). The last tokens stand at the end, so the logits that are wanted
-are those of the last columns whatever the lengths; the sequences of a batch are padded on the left.
+exact for models of which the family says so (`Family.packs`). The last tokens stand at the end, so the logits that are
+wanted are those of the last columns whatever the lengths; the sequences of a batch are padded on the left.
 
 Readings with other pictures (letters that are drawn in a picture, redrawn for each shift) have little in common, and
 are sequences of their own.
