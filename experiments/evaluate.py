@@ -50,6 +50,10 @@ class Arguments:
     """Difficulty by task, as experiments.transfer_matrix --calibrate writes them."""
     size: Annotated[int | None, arg("PIXELS", "the tower's")] = None
     """Side of drawn pictures."""
+    min_pixels: Annotated[int | None, arg("PIXELS", "as the adapters were trained")] = None
+    """Fewest pixels of a picture; for the Qwen-VL line."""
+    max_pixels: Annotated[int | None, arg("PIXELS", "as the adapters were trained")] = None
+    """Most pixels of a picture; for the Qwen-VL line."""
     data_seed: int = 0
     """Seed of the items."""
     scoring: Literal["choice", "generation"] = "choice"
@@ -119,6 +123,7 @@ def settings(arguments: Arguments) -> dict[str, Any]:
     """
     from interp.files import sha256_of
     from interp.tasks.perception.registry import perception_tasks
+    from interp.tuning.adapters import trained_limits
     from interp.tuning.matrix.calibration import read_difficulties
     from interp.tuning.matrix.plan import task_of
     from interp.tuning.matrix.work import canonical, file_of
@@ -131,8 +136,12 @@ def settings(arguments: Arguments) -> dict[str, Any]:
         name: {path.name: sha256_of(path) for path in sorted(folder.glob("*.safetensors"))}
         for name, folder in named(arguments.adapters).items()
     }
+    limits = {"min_pixels": arguments.min_pixels, "max_pixels": arguments.max_pixels}
+    if limits == {"min_pixels": None, "max_pixels": None}:
+        limits = trained_limits(named(arguments.adapters))
     return {
         **{name: getattr(arguments, name) for name in taken},
+        **limits,
         "tasks": list(dict.fromkeys(tasks)),
         "difficulties": {task_of(name): chosen.get(task_of(name), arguments.difficulty) for name in tasks},
         "files": {name: sha256_of(path) for name in tasks if (path := file_of(name)) is not None},
@@ -211,6 +220,8 @@ def _evaluate(
         how=arguments.apply,
         budget=arguments.budget,
         compile_blocks=arguments.compile,
+        min_pixels=run.config["min_pixels"],
+        max_pixels=run.config["max_pixels"],
     )
     found: dict[tuple[str, str, str], list[Record]] = {}
     with Progress(transient=True) as progress:

@@ -70,6 +70,10 @@ class Arguments:
     alpha: float = 16
     """LoRA: the update is scaled by alpha / r."""
 
+    min_pixels: Annotated[int | None, arg("PIXELS", "the processor's")] = None
+    """Fewest pixels of a picture, in training and evaluation; for the Qwen-VL line."""
+    max_pixels: Annotated[int | None, arg("PIXELS", "the processor's")] = None
+    """Most pixels of a picture; the paper's repository has 50176, 224 x 224."""
     items: int = 200
     """Items of a target."""
     split: Literal["test", "selection"] = "test"
@@ -148,7 +152,7 @@ def settings_of(arguments: Arguments) -> "MatrixSettings":
     from interp.files import sha256_of
     from interp.tasks.perception.registry import perception_tasks
     from interp.tuning.matrix.calibration import read_difficulties
-    from interp.tuning.matrix.plan import MatrixSettings, task_of
+    from interp.tuning.matrix.plan import PIXEL_LIMITS, MatrixSettings, task_of
     from interp.tuning.matrix.work import canonical, file_of
 
     core = tuple(perception_tasks(core=True))
@@ -161,6 +165,7 @@ def settings_of(arguments: Arguments) -> "MatrixSettings":
     paths = {name: path for name in (*sources, *targets) if (path := file_of(name)) is not None}
     taken = ("strategy", "batch", "learning_rate", "lr_scheduler", "rank", "alpha")
     training: dict[str, Any] = {name: getattr(arguments, name) for name in taken}
+    training |= {name: limit for name in PIXEL_LIMITS if (limit := getattr(arguments, name)) is not None}
     if arguments.schedule == "paper":
         training["schedule"] = "paper"
     else:

@@ -138,6 +138,28 @@ def check_base(model: Model, folder: Path, name: str) -> None:
         raise CrosstaskError(f"folder {str(folder)!r} of adapter {name!r} holds neither {LORA_CONFIG} nor {DELTA}")
 
 
+def trained_limits(folders: Mapping[str, Path]) -> dict[str, int | None]:
+    """The pixel limits that adapters were trained with, as their records say; None where none were set.
+
+    Raises:
+        CrosstaskError: two adapters were trained with different limits, so that they cannot share pictures.
+    """
+    found: dict[str, dict[str, int | None]] = {}
+    for name, folder in folders.items():
+        config = _json(folder / RECORD, name)["config"] if (folder / RECORD).is_file() else {}
+        found[name] = {limit: config.get(limit) for limit in ("min_pixels", "max_pixels")}
+    if not found:
+        return {"min_pixels": None, "max_pixels": None}
+    (first, limits), *others = found.items()
+    for name, other in others:
+        if other != limits:
+            raise CrosstaskError(
+                f"adapter {first!r} was trained with pictures of {limits} and adapter {name!r} with {other}; evaluate "
+                "them apart, or give --min-pixels and --max-pixels"
+            )
+    return limits
+
+
 def _same_base(model: Model, record: Mapping[str, Any]) -> bool:
     """Whether a record's model is this one; it may have been quantised for training."""
     if record["fingerprint"] == model.fingerprint:

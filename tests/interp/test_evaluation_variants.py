@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,12 @@ from safetensors.torch import load_file, save_file
 from interp.errors import CrosstaskError
 from interp.models.base import Model
 from interp.models.loading import state_fingerprint
+from interp.tasks.perception.items import PerceptionItem
+from interp.tuning.adapters import trained_limits
+from interp.tuning.evaluation.evaluate import EvaluationOptions, evaluate
 from interp.tuning.evaluation.variants import changes_vision, variants
-from tests import tiny
+from interp.tuning.pixels import pixel_limits
+from tests import tiny, tiny_families
 
 
 def adapter(model: Model, folder: Path, seed: int, *, targets: str = r".*language_model.*\.(q|v)_proj") -> Path:
@@ -89,3 +94,31 @@ def test_training_of_the_tower_is_known_from_the_record(tmp_path: Path) -> None:
     assert not changes_vision(None)
     (tmp_path / "run.json").write_text('{"config": {"train_tower": false}}')
     assert not changes_vision(tmp_path)
+
+
+def test_pictures_have_the_limits_that_they_had_in_training() -> None:
+    model = tiny_families.qwen2_5_vl()
+    shown = [PerceptionItem("big", "task", (tiny.picture(1, (60, 60)),), "Which?", ("Paris", "Tokyo"), 0)]
+
+    def log_p(options: EvaluationOptions) -> float | None:
+        ((_, (record,)),) = evaluate(model, shown, {"frozen": None}, options)
+        return record.log_p_key
+
+    limited = EvaluationOptions(min_pixels=64, max_pixels=256)
+    with pixel_limits(model, 64, 256):
+        expected = log_p(EvaluationOptions())
+    assert log_p(limited) == expected
+    assert log_p(EvaluationOptions()) != expected
+
+
+def test_adapters_of_other_limits_are_not_evaluated_together(tmp_path: Path) -> None:
+    def folder(name: str, most: int | None) -> Path:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps({"config": {"min_pixels": None, "max_pixels": most}}))
+        return tmp_path / name
+
+    small, large, plain = folder("small", 256), folder("large", 512), tmp_path
+    assert trained_limits({}) == trained_limits({"peft": plain}) == {"min_pixels": None, "max_pixels": None}
+    assert trained_limits({"small": small}) == {"min_pixels": None, "max_pixels": 256}
+    with pytest.raises(CrosstaskError, match=r"'small' was trained with .*256.* and adapter 'large' with .*512"):
+        trained_limits({"small": small, "large": large})

@@ -21,6 +21,7 @@ from interp.tuning.evaluation.records import Record
 from interp.tuning.evaluation.variants import How, changes_vision, variants
 from interp.tuning.evaluation.vision import PixelVision
 from interp.tuning.features import FeatureStore
+from interp.tuning.pixels import pixel_limits
 from interp.tuning.run import compiled
 
 Scoring = Literal["choice", "generation"]
@@ -41,6 +42,8 @@ class EvaluationOptions:
         how: adapters are added to the weights, or stay beside them.
         budget: most tokens of a forward pass; by the memory that is free by default.
         compile_blocks: compile the decoder blocks.
+        min_pixels, max_pixels: limits of a picture, as the adapters were trained with
+            (:mod:`interp.tuning.pixels`); the processor's own if None.
     """
 
     scoring: Scoring = "choice"
@@ -49,6 +52,8 @@ class EvaluationOptions:
     how: How = "auto"
     budget: int | None = None
     compile_blocks: bool = False
+    min_pixels: int | None = None
+    max_pixels: int | None = None
 
 
 @dataclass(eq=False)
@@ -162,7 +167,8 @@ def evaluate(
     """
     options = options or EvaluationOptions()
     ready: dict[bool, Prepared] = {}
-    with compiled(model, options.compile_blocks):
+    limits = pixel_limits(model, options.min_pixels, options.max_pixels)
+    with limits, compiled(model, options.compile_blocks):
         for name in variants(model, folders, how=options.how):
             pixels = changes_vision(folders[name])
             if pixels not in ready:

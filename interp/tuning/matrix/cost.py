@@ -20,7 +20,8 @@ import pandas as pd
 from interp.tuning.evaluation.evaluate import prepare_items
 from interp.tuning.matrix.jobs import finished_units, units
 from interp.tuning.matrix.plan import Job
-from interp.tuning.matrix.work import ModelWork, target_items, tune_config
+from interp.tuning.matrix.work import ModelWork, scoring_options, target_items, tune_config
+from interp.tuning.pixels import pixel_limits
 from interp.tuning.run import finetune
 
 SOURCES, TARGETS = 3, 3
@@ -62,19 +63,20 @@ def measure(work: ModelWork, jobs: Sequence[Job]) -> Costs:
     seconds = total = preparing = 0.0
     for number, job in enumerate(evaluations):
         few = replace(job, config={**job.config, "items": ITEMS})
-        options = replace(work.how.evaluation, scoring=job.config["scoring"], shifts=job.config["shifts"])
-        start = time.perf_counter()
-        items = target_items(few, work.model)
-        ready = prepare_items(work.model, items, options)
-        tokens[job.config["target"]] = ready.n_tokens / len(items)
-        if number < TARGETS:
-            ready.score()  # encodes the pictures
-            first = time.perf_counter() - start
+        options = scoring_options(job, work.how)
+        with pixel_limits(work.model, options.min_pixels, options.max_pixels):
             start = time.perf_counter()
-            ready.score()
-            again = time.perf_counter() - start
-            seconds, total = seconds + again, total + ready.n_tokens
-            preparing += max(0.0, first - again) / len(items)
+            items = target_items(few, work.model)
+            ready = prepare_items(work.model, items, options)
+            tokens[job.config["target"]] = ready.n_tokens / len(items)
+            if number < TARGETS:
+                ready.score()  # encodes the pictures
+                first = time.perf_counter() - start
+                start = time.perf_counter()
+                ready.score()
+                again = time.perf_counter() - start
+                seconds, total = seconds + again, total + ready.n_tokens
+                preparing += max(0.0, first - again) / len(items)
     timed = min(TARGETS, len(evaluations))
     return Costs(steps, seconds / total if total else 0.0, tokens, preparing / timed if timed else 0.0, size)
 

@@ -34,6 +34,7 @@ FILES = (".json", ".jsonl", ".parquet")
 """A name with such a suffix is a file of the user's."""
 FractionsBy = Literal["checkpoints", "runs"]
 Scoring = Literal["choice", "generation"]
+PIXEL_LIMITS = ("min_pixels", "max_pixels")
 DIFFICULTY = 0.5
 """Of tasks for which none is given."""
 EXTENT = ("sources", "targets", "seeds", "fractions", "files", "difficulties")
@@ -196,8 +197,7 @@ def _evaluations(settings: MatrixSettings) -> Iterator[Job]:
             "size": settings.size,
             "difficulty": settings.difficulties.get(task_of(target), DIFFICULTY),
             "sha256": settings.files.get(target),
-            "scoring": settings.scoring,
-            "shifts": settings.shifts,
+            **scored(settings),
             "loading": dict(settings.loading),
         }
         yield Job("evaluate", f"evaluate/{plain(target)}/{BASELINE}", config, (Variant(),), (None,))
@@ -208,6 +208,12 @@ def _evaluations(settings: MatrixSettings) -> Iterator[Job]:
             if variants:
                 trainings = tuple(training_key(settings, variant) for variant in variants)
                 yield Job("evaluate", f"evaluate/{plain(target)}/seed{seed}", config, variants, trainings)
+
+
+def scored(settings: MatrixSettings) -> dict[str, Any]:
+    """How items are scored, as part of an evaluation job; pictures have the limits that they had in training."""
+    limits = {name: settings.training.get(name) for name in PIXEL_LIMITS}
+    return {"scoring": settings.scoring, "shifts": settings.shifts, **limits}
 
 
 def task_of(name: str) -> str:

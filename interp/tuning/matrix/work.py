@@ -20,7 +20,7 @@ from interp.tuning.config import HOW, TuneConfig
 from interp.tuning.dataset import Example, as_example, picture_side
 from interp.tuning.evaluation.evaluate import EvaluationOptions, Progress, evaluate
 from interp.tuning.evaluation.records import Record
-from interp.tuning.matrix.plan import FILES, PUBLISHED, Job, Variant
+from interp.tuning.matrix.plan import FILES, PIXEL_LIMITS, PUBLISHED, Job, Variant
 from interp.tuning.run import RECORD, Tell, finetune
 
 
@@ -87,7 +87,7 @@ class ModelWork:
     ) -> Iterator[tuple[Variant, list[Record]]]:
         """Evaluate adapters on a target; see :class:`interp.tuning.matrix.jobs.Work`."""
         items = target_items(job, self.model)
-        options = replace(self.how.evaluation, scoring=job.config["scoring"], shifts=job.config["shifts"])
+        options = scoring_options(job, self.how)
         named = {variant.name: variant for variant, _ in adapters}
         folders = {variant.name: folder for variant, folder in adapters}
         for name, records in evaluate(self.model, items, folders, options, progress=self.progress):
@@ -147,6 +147,11 @@ def tune_config(job: Job, how: HowOptions) -> TuneConfig:
             **how.training,
         }
     )
+
+
+def scoring_options(job: Job, how: HowOptions) -> EvaluationOptions:
+    """How an evaluation job scores, and how that is computed."""
+    return replace(how.evaluation, **{name: job.config[name] for name in ("scoring", "shifts", *PIXEL_LIMITS)})
 
 
 def mixed_examples(job: Job, config: TuneConfig, model: Model) -> list[Example]:

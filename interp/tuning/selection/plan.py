@@ -27,7 +27,7 @@ from interp.errors import CrosstaskError
 from interp.tasks.perception.base import generator
 from interp.transfer.names import BASELINE, CONTROLS
 from interp.transfer.tables import CELLS_FILE
-from interp.tuning.matrix.plan import DIFFICULTY, Job, MatrixSettings, Variant, form_of, plain, task_of
+from interp.tuning.matrix.plan import DIFFICULTY, Job, MatrixSettings, Variant, form_of, plain, scored, task_of
 
 Weights = Literal["equal", "pgf"]
 GUIDED, RANDOM, DIRECT = "guided", "random", "direct"
@@ -178,8 +178,7 @@ def make_jobs(settings: SelectionSettings) -> list[Job]:
             "data_seed": matrix.data_seed,
             "difficulty": matrix.difficulties.get(task_of(target), DIFFICULTY),
             "sha256": matrix.files.get(target),
-            "scoring": matrix.scoring,
-            "shifts": matrix.shifts,
+            **scored(matrix),
         }
         place = plain(target)
         for seed in settings.seeds:

@@ -90,7 +90,8 @@ class Jigsaw(PerceptionTask):
         rng = request.rng
         colours = palette(request.choose(PALETTES, salt="jigsaw palettes"), 6)
         shapes = [request.choose(list(SHAPES), salt="jigsaw shapes") for _ in range(2)]
-        canvas = Canvas(round(request.size * (1 + 2 * MARGIN)), blend(noise(rng, 64, octaves=4, coarse=8), *colours[:2]))
+        ground = blend(noise(rng, 64, octaves=4, coarse=8), *colours[:2])
+        canvas = Canvas(round(request.size * (1 + 2 * MARGIN)), ground)
         big = request.dial(1.0, 0.7)
         for _ in range(20):  # small enough for their places to be gone in a blurred picture
             colour = colours[int(rng.integers(2, 6))]
