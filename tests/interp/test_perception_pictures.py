@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from interp.tasks.perception.base import SPLITS, PerceptionTask, Request, generator, pool
-from interp.tasks.perception.drawing.scenes import SHAPES, still_life, values_of, with_values
+from interp.tasks.perception.drawing.scenes import SHAPES, still_life, toned, tones
 from interp.tasks.perception.drawing.shore import BREAKS, NOISES, Look, shore
 from interp.tasks.perception.drawing.styles import STYLES, gradient, rendered
 from interp.tasks.perception.procedural import art_style, counting, forensic_detection, jigsaw, visual_similarity
@@ -101,14 +101,17 @@ def test_pictures_of_one_style_item_have_the_same_values() -> None:
         assert all(np.array_equal(values[0], other) for other in values[1:])
 
 
-def test_values_of_another_picture_keep_the_own_order() -> None:
+def test_toned_pictures_keep_their_order_of_light_and_have_the_same_colours() -> None:
     rng = np.random.default_rng(0)
-    one, other = rng.uniform(size=(2, 8, 8, 3))
-    result = with_values(one, values_of(other))
-    for channel in range(3):
-        order = np.argsort(one[..., channel], axis=None)
-        assert (np.diff(result[..., channel].flat[order]) >= 0).all()
-        assert np.allclose(np.sort(result[..., channel], axis=None), np.sort(other[..., channel], axis=None), atol=1e-4)
+    colours = [(200, 30, 30), (20, 20, 90), (240, 240, 200)]
+    ramp = tones(colours, 64)
+    assert np.allclose(ramp[[0, -1]] * 255, [(20, 20, 90), (240, 240, 200)])
+    one, other = (toned(picture, ramp) for picture in rng.uniform(size=(2, 8, 8, 3)))
+    assert np.allclose(np.sort(one.reshape(64, 3), 0), np.sort(other.reshape(64, 3), 0))
+    light = np.array([0.299, 0.587, 0.114])
+    picture = np.random.default_rng(0).uniform(size=(2, 8, 8, 3))[0]
+    order = np.argsort((picture @ light).ravel())
+    assert (np.diff((one @ light).ravel()[order]) >= -1e-6).all()
 
 
 @pytest.mark.parametrize("style", STYLES)

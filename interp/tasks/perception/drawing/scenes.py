@@ -125,21 +125,25 @@ def shade(rng: np.random.Generator, size: int, *, depth: float = 0.3) -> Float[n
     return (1 - depth * (slope - slope.min()) / (slope.max() - slope.min())).astype(np.float32)
 
 
-def values_of(pixels: Float[np.ndarray, "H W 3"]) -> Float[np.ndarray, "3 pixels"]:
-    """The values of each channel in ascending order."""
-    steps = (np.clip(pixels, 0, 1) * 65535).astype(np.uint16)  # sorted by radix, many times faster than floats
-    return np.sort(steps.reshape(-1, 3).T, kind="stable") / np.float32(65535)
+_LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 
 
-def with_values(
-    pixels: Float[np.ndarray, "H W 3"], values: Float[np.ndarray, "3 pixels"]
-) -> Float[np.ndarray, "H W 3"]:
-    """A picture that takes its values from another (see `values_of`), in its own order: same histograms, exactly."""
-    steps = (np.clip(pixels, 0, 1) * 65535).astype(np.uint16).reshape(-1, 3).T
-    result = np.empty(values.shape, np.float32)
-    for channel in range(3):
-        result[channel, np.argsort(steps[channel], kind="stable")] = values[channel]
-    return result.T.reshape(pixels.shape)
+def tones(colours: Sequence[Colour], n: int) -> Float[np.ndarray, "n 3"]:
+    """n colours from the darkest to the lightest of some, evenly between them, as numbers from 0 to 1."""
+    known = np.array(sorted(colours, key=lambda colour: float(np.dot(colour, _LUMINANCE))), np.float32) / 255
+    at = np.linspace(0, len(known) - 1, n)
+    return np.stack([np.interp(at, np.arange(len(known)), known[:, channel]) for channel in range(3)], 1)
+
+
+def toned(pixels: Float[np.ndarray, "H W 3"], ramp: Float[np.ndarray, "pixels 3"]) -> Float[np.ndarray, "H W 3"]:
+    """A picture with the colours of a ramp in the order of its own light: every such picture has the same colours.
+
+    Not only the histograms of the channels are equal then, but the number of pixels of each colour.
+    """
+    steps = (np.clip(pixels @ _LUMINANCE, 0, 1) * 65535).astype(np.uint16)  # sorted by radix, much faster than floats
+    result = np.empty(ramp.shape, np.float32)
+    result[np.argsort(steps.ravel(), kind="stable")] = ramp
+    return result.reshape(pixels.shape)
 
 
 def rgb(colour: Float[np.ndarray, " channel"]) -> Colour:

@@ -290,13 +290,18 @@ def aged(pixels: Pixels, energy: float, *, rng: np.random.Generator) -> Pixels:
     pixels = gaussian_filter(pixels, (blur, blur, 0), truncate=3)
     field = gaussian_filter(rng.standard_normal((size, size), np.float32), rng.uniform(0.6, 1.1))
     order = np.quantile(field[::2, ::2], np.linspace(1, 0.5, 65))
-    grey, dark = pixels.mean(-1), rng.uniform(0.3, 0.5)
+    grey, dark = pixels.mean(-1), np.float32(rng.uniform(0.3, 0.5))
+
+    def specks(threshold: float) -> Field:
+        # As blurred as everything else: otherwise their sharpness tells how many of the edges are the style's own.
+        return 1 - (1 - dark) * gaussian_filter((field > threshold).astype(np.float32), blur, truncate=3)
+
     low, high = 0, len(order) - 1
     while high - low > 1:
         middle = (low + high) // 2
-        enough = gradient(np.where(field > order[middle], dark * grey, grey)) >= energy
+        enough = gradient(specks(order[middle]) * grey) >= energy
         low, high = (low, middle) if enough else (middle, high)
-    return pixels * np.where(field > order[low], np.float32(dark), np.float32(1))[..., None]
+    return pixels * specks(order[low])[..., None]
 
 
 def rendered(
