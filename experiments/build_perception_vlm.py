@@ -45,26 +45,19 @@ class Arguments:
     """How many processes draw."""
     card_items: int = 100
     """Selection items of each task, form and difficulty for the card."""
-    install: bool = False
-    """Replace the weights in the package by the new ones when done."""
 
 
 def main(arguments: Arguments) -> None:
     """Runs the stages that are not yet done."""
-    from interp.models.bundled.build import install
     from interp.models.perception import build
-    from interp.models.perception.load import weights_folder
 
-    left_out = ("out", "processes", "card_items", "install")
+    left_out = ("out", "processes", "card_items")
     recipe = {name: value for name, value in asdict(arguments).items() if name not in left_out}
     log = common.step_logger(arguments.out / "log.jsonl")
     weights = build.build(arguments.out, recipe=recipe, processes=arguments.processes, log=log)
     table = build.measure(weights, items=arguments.card_items, log=log)
     build.write_card(weights, table, recipe=recipe)
-    if arguments.install:
-        install(weights, weights_folder())
-        print(f"Installed in {weights_folder()}")
-    print(f"Weights and model card: {weights}")
+    print(f"Weights and model card, and a model for every other experiment (--model {weights}): {weights}")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from interp.files import sha256_of
 from interp.models.families import family_for, suggestions
 from interp.models.options import LoadOptions
 
-BUNDLED = ("bundled", "bundled-llm", "bundled-perception")
+BUNDLED = ("bundled", "bundled-llm")
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 
 Parts: TypeAlias = tuple[PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin | None, str]
@@ -47,7 +47,7 @@ def load_parts(name: str, options: LoadOptions) -> Parts:
     if options.device == "remote":
         return _without_weights(name, options)
     place, dtype = _device(options.device), getattr(torch, options.dtype)
-    if name in BUNDLED:
+    if name in BUNDLED or _holds_perception_model(name):
         _refuse_for_bundled(name, options)
         module, tokenizer, processor, fingerprint = _bundled(name)
         if options.attention is not None:
@@ -160,21 +160,26 @@ def _without_weights(name: str, options: LoadOptions) -> Parts:
 
 
 def _bundled(name: str) -> Parts:
-    """The pair that comes with the package. Imported here, since each brings its own dependencies."""
+    """The pair that comes with the package, or the perception model from its folder; imported when they are used."""
     if name == "bundled":
         from interp.models.bundled.load import load_bundled_vlm
 
         module, processor, fingerprint = load_bundled_vlm()
         return module, processor.tokenizer, processor, fingerprint
-    if name == "bundled-perception":
+    if name not in BUNDLED:
         from interp.models.perception.load import load_perception_vlm
 
-        module, processor, fingerprint = load_perception_vlm()
+        module, processor, fingerprint = load_perception_vlm(Path(name))
         return module, processor.tokenizer, processor, fingerprint
     from interp.models.smollm2 import load_smollm2
 
     module, tokenizer, fingerprint = load_smollm2()
     return module, tokenizer, None, fingerprint
+
+
+def _holds_perception_model(name: str) -> bool:
+    """Whether a folder is one of weights that `experiments.build_perception_vlm` made."""
+    return all((Path(name) / file).is_file() for file in ("manifest.json", "decoder.safetensors"))
 
 
 def _device(device: str) -> torch.device:

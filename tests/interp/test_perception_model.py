@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from interp.errors import CrosstaskError
-from interp.models.base import Model
+from interp.models.base import Model, load_model
 from interp.models.perception import build, train
 from interp.models.perception.assemble import assemble
 from interp.models.perception.lessons import GRID, WHOLE, cell_of, lessons
@@ -144,7 +144,9 @@ def test_weights_come_back_as_they_were_saved(drawing: Model, tmp_path: Path) ->
     )  # the projection is kept in float16
     stem = drawing.module.model.vision_tower.embeddings.stem.weight.float()
     assert torch.allclose(loaded.model.vision_tower.embeddings.stem.weight, stem, rtol=1e-2)
-    assert len(fingerprint) == 64
+    assert load_model(str(tmp_path)).fingerprint == fingerprint
+    with pytest.raises(CrosstaskError, match="--quantize 4bit is not for it"):
+        load_model(str(tmp_path), quantize="4bit")
     (tmp_path / DECODER).write_bytes(b"damaged")
     with pytest.raises(CrosstaskError, match=r"decoder\.safetensors is missing or damaged"):
         load_perception_vlm(tmp_path)

@@ -21,7 +21,7 @@ from interp.models.perception.train import train
 from interp.statistics import wilson
 from interp.tasks.perception.registry import perception_tasks
 
-NAME = "bundled-perception"
+NAME = "perception"
 CARD_DIFFICULTIES = (0.0, 0.5, 1.0)
 
 Log = Callable[[dict[str, Any]], None]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,11 +28,6 @@ if TYPE_CHECKING:
 TOWER, PROJECTOR, DECODER = "tower.safetensors", "projector.safetensors", "decoder.safetensors"
 STEM = ("embeddings.stem.", "embeddings.blocks.")
 DIRECTIONS = "directions"
-
-
-def weights_folder() -> Path:
-    """The folder of the package that holds the shipped weights."""
-    return Path(str(resources.files("interp.models.perception").joinpath("weights")))
 
 
 def with_stem(model: LlavaForConditionalGeneration) -> LlavaForConditionalGeneration:
@@ -73,16 +67,15 @@ def save_weights(
         draft.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
-def load_perception_vlm(folder: Path | None = None) -> tuple[LlavaForConditionalGeneration, LlavaProcessor, str]:
+def load_perception_vlm(folder: Path) -> tuple[LlavaForConditionalGeneration, LlavaProcessor, str]:
     """The perception model in float32 and evaluation mode, its processor, and a fingerprint of all its weights.
 
     Args:
-        folder: weights to load; None takes the ones that ship.
+        folder: of weights that were saved.
 
     Raises:
         CrosstaskError: a file is missing or differs from the manifest, or SmolLM2's weights are others.
     """
-    folder = folder or weights_folder()
     manifest = checked_manifest(folder, "the perception model", "build_perception_vlm")
     states = {file: {n: t.float() for n, t in load_file(folder / file).items()} for file in manifest["files"]}
     directions = states[DECODER].pop(DIRECTIONS)
