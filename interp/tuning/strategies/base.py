@@ -112,7 +112,7 @@ class DeltaStrategy(Strategy):
 
     def save(self, folder: Path, state: Mapping[str, Tensor]) -> None:
         with atomic_file(folder / DELTA) as draft:
-            save_file(self.deltas(state), draft, metadata={"format": "pt", "strategy": self.name})
+            save_file(self.deltas(state), draft, metadata={"format": "pt"})
 
     def update_norm(self, state: Mapping[str, Tensor]) -> float:
         return sum(float(delta.double().square().sum()) for delta in self.deltas(state).values()) ** 0.5
