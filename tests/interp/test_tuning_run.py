@@ -107,10 +107,16 @@ def test_model_is_afterwards_as_before(run: TunedRun) -> None:
     assert not any(p.requires_grad for p in used.module.parameters())
 
 
-def test_features_train_as_pixels_do(run: TunedRun, model: Model, tmp_path: Path) -> None:
-    pixels = finetune(settings(tmp_path, features="off"), tmp_path / "run", model=model, examples=EXAMPLES)
+def test_features_train_as_pixels_do(tmp_path: Path) -> None:
+    """In float64: at this learning rate float32's rounding grows with the steps, more with several threads."""
+    model, double = tiny_llava(), LoadOptions("cpu", dtype="float64")
+    pixels = finetune(
+        settings(tmp_path, features="off", loading=double), tmp_path / "pixels", model=model, examples=EXAMPLES
+    )
     assert not (tmp_path / "features").exists()
-    ours, theirs = weights(run), weights(pixels)
+    kept = finetune(settings(tmp_path, loading=double), tmp_path / "kept", model=model, examples=EXAMPLES)
+    assert any((tmp_path / "features").rglob("*.safetensors"))
+    ours, theirs = weights(kept), weights(pixels)
     assert all(torch.allclose(ours[name], theirs[name], rtol=0, atol=1e-5) for name in ours)
 
 
