@@ -48,7 +48,7 @@ def test_cells_stay_where_they_are_in_the_picture() -> None:
         dotted[..., 96:128, 32:64] = 1  # row 3, column 1
         changed = (embeddings.cells(dotted) - embeddings.cells(plain)).abs().sum(-1)[0]
     assert embeddings.cells(plain).shape == (1, GRID * GRID, CELL_FEATURES)
-    assert int(changed.argmax()) == 3 * GRID + 1
+    assert int(changed.argmax()) == 3 * GRID + 1 == cell_of((0.3, 0.7))
     with pytest.raises(ValueError, match="doesn't match model"):
         embeddings(torch.zeros(1, 3, 128, 128))
 

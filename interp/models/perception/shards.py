@@ -54,7 +54,7 @@ class ShardPlan:
         return f"{self.task}-{self.form}-{self.start}.pt"
 
     def items(self) -> Iterator[PerceptionItem]:
-        """The items, options that are texts moved on by a random shift."""
+        """The items as they are drawn, each at a difficulty of its own."""
         task = perception_task(self.task)
         for index in range(self.start, self.start + self.n):
             rng = generator("build", self.task, self.form, index)

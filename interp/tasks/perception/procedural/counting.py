@@ -29,6 +29,15 @@ def shade_of(name: str, seed: int) -> Colour:
     return hsv(HUES[name] + rng.uniform(-0.015, 0.015), pale, rng.uniform(0.78, 0.95))
 
 
+def option_of_count(item: PerceptionItem) -> int:
+    """The option that says how many there are of what is asked about, or whether as many as is claimed."""
+    truth = item.meta["truth"]
+    count = truth["counts"][truth["asked"]]
+    if truth["claimed"] is None:
+        return item.options.index(str(count))
+    return item.options.index("yes" if count == truth["claimed"] else "no")
+
+
 class Counting(PerceptionTask):
     """How many shapes of a colour (harder: of a colour and a filling) there are."""
 
@@ -59,11 +68,7 @@ class Counting(PerceptionTask):
 
     def oracle(self, item: PerceptionItem) -> int:
         """The count of the kind that is asked about."""
-        truth = item.meta["truth"]
-        count = truth["counts"][truth["asked"]]
-        if truth["claimed"] is None:
-            return item.options.index(str(count))
-        return item.options.index("yes" if count == truth["claimed"] else "no")
+        return option_of_count(item)
 
     def _kinds(self, request: Request) -> list[str]:
         rng = request.rng

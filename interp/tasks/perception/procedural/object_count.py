@@ -14,6 +14,7 @@ from interp.tasks.perception.base import Draft, PerceptionTask, Request, Split
 from interp.tasks.perception.drawing.frames import Placed, Strip, frames_of, starts
 from interp.tasks.perception.drawing.things import choose_things
 from interp.tasks.perception.items import PerceptionItem
+from interp.tasks.perception.procedural.counting import option_of_count
 
 
 class ObjectCount(PerceptionTask):
@@ -65,11 +66,7 @@ class ObjectCount(PerceptionTask):
 
     def oracle(self, item: PerceptionItem) -> int:
         """The count of the kind that is asked about."""
-        truth = item.meta["truth"]
-        count = truth["counts"][truth["asked"]]
-        if truth["claimed"] is None:
-            return item.options.index(str(count))
-        return item.options.index("yes" if count == truth["claimed"] else "no")
+        return option_of_count(item)
 
 
 def _plural(kind: str) -> str:
