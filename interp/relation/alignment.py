@@ -108,6 +108,9 @@ def read_transfer_matrix(
     if path.is_file() and path.name != CELLS_FILE and "ft_task" not in read_header(path):
         if measure != "pgf" or form is not None:
             raise CrosstaskError(f"{path} is taken as it is; measure and form are of accuracies and matrix folders.")
+        if {"seed", *LONG_COLUMNS} <= set(read_header(path)):
+            rows = read_rows(path, ("seed", *LONG_COLUMNS))
+            return _of_table(pd.DataFrame([row.texts for row in rows]), name or path.stem)
         matrices = read_matrices(path)
         if len(matrices) != 1:
             raise CrosstaskError(f"{path} holds {len(matrices)} matrices; expected one transfer matrix.")

@@ -30,6 +30,11 @@ from interp.transfer.reading import read_header, read_rows, read_text
 LONG_COLUMNS = ("source", "target", "value")
 ALL_LAYERS, POOLED = "all", "pooled"
 """Layers that are no number: a measure of the whole model as it was read, and the mean over layers made here."""
+TASK_VECTORS, UPDATES, OTHER = FAMILIES = ("task vectors", "updates", "other")
+_PREFIXES = {
+    TASK_VECTORS: ("task_vector", "task vector", "vector", "patch"),
+    UPDATES: ("update", "lora", "delta", "gradient", "gain", "adapter"),
+}
 _SHOWN = 3
 
 
@@ -45,6 +50,8 @@ class TaskMatrix:
         labels: identity -> the name as the data spells it.
         origin: file that it was read from, or what it is called.
         mirrored: whether one direction of each pair was given, and stands for both.
+        family: what kind of thing is compared: "task vectors", "updates" or "other".
+        model: the one whose transfer it is for, or empty for all.
     """
 
     measure: str
@@ -54,6 +61,8 @@ class TaskMatrix:
     labels: Mapping[str, str] = field(default_factory=dict, repr=False)
     origin: str = "the table"
     mirrored: bool = False
+    family: str = OTHER
+    model: str = ""
 
     @property
     def name(self) -> str:
@@ -149,6 +158,12 @@ def pooled(matrices: Sequence[TaskMatrix]) -> list[TaskMatrix]:
         mean = np.where(mask, scaled[~flat].mean(0) if (~flat).any() else 0.0, np.nan)
         found.append(replace(layers[0], layer=POOLED, tasks=tuple(tasks), cells=mean))
     return found
+
+
+def family_of(measure: str) -> str:
+    """The family that a measure's name tells by its beginning, such as task_vector_cosine or lora_cosine."""
+    name = measure.lower()
+    return next((family for family, prefixes in _PREFIXES.items() if name.startswith(prefixes)), OTHER)
 
 
 def _long_rows(path: Path) -> pd.DataFrame:
@@ -284,4 +299,5 @@ def _filled(
     mirrored = len(tasks) > 1 and bool((given ^ given.T)[apart].all())
     if mirrored:
         values = np.where(given, values, values.T)
-    return TaskMatrix(measure, layer, tuple(tasks), values, dict(spellings), origin, mirrored)
+    family = family_of(measure)
+    return TaskMatrix(measure, layer, tuple(tasks), values, dict(spellings), origin, mirrored, family)
