@@ -1,0 +1,205 @@
+"""Comparisons as tables of tasks: seeds are averaged over, and pairs of one seed kept apart from pairs of two.
+
+With one seed all adapters begin with the same A, so two tasks of one seed share something that two seeds of a task do
+not. What a pair of tasks has across seeds is what compares with the ceiling, two seeds of one task; where there is one
+seed only, there is no ceiling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+from itertools import product
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from interp.updates.comparison import DIRECTED, Comparison, Measured
+from interp.updates.update import Name
+
+COLUMNS = ["measure", "layer", "projection", "source", "target", "value", "chance", "centred", "seeds", "pairs"]
+CEILING_COLUMNS = ["measure", "layer", "projection", "task", "value", "low", "high", "chance", "centred", "pairs"]
+NORM_COLUMNS = ["layer", "projection", "task", "seed", "norm", "norm_centred", "rank", "effective_rank"]
+ANGLE_COLUMNS = ["layer", "projection", "side", "source", "target", "index", "degrees", "chance", "pairs"]
+DRAWS = 20
+"""Random subspaces behind the chance level of an angle."""
+
+
+def similarity_table(comparison: Comparison, *, more: Iterable[Measured] = ()) -> pd.DataFrame:
+    """Every measure of every part for every pair of tasks, one row each.
+
+    Args:
+        comparison: of the updates.
+        more: further measures of the same updates, such as gains.
+
+    Returns:
+        Columns measure, layer (a number or "all"), projection, source, target, value, chance, centred, seeds ("same"
+        or "different") and pairs (of updates that were averaged). An undirected pair is there once, a directed one
+        in both directions. What is not defined is left out.
+    """
+    tasks = _tasks(comparison.names)
+    frames = []
+    for one in (*comparison.measured(), *more):
+        for seeds in ("same", "different"):
+            chosen = _pairs(comparison.names, seeds)
+            value, count = _averaged(one.value, comparison.names, chosen)
+            chance, _ = _averaged(one.chance, comparison.names, chosen)
+            shown = ~np.eye(len(tasks), dtype=bool) & (count > 0)
+            if one.measure not in DIRECTED:
+                shown &= np.triu(shown)
+            i, j = np.nonzero(shown)
+            head = {"measure": one.measure, "layer": one.part.layer, "projection": one.part.projection}
+            frames.append(
+                pd.DataFrame(
+                    head
+                    | {"source": np.array(tasks, dtype=object)[i], "target": np.array(tasks, dtype=object)[j]}
+                    | {"value": value[i, j], "chance": chance[i, j], "centred": one.centred, "seeds": seeds}
+                    | {"pairs": count[i, j]}
+                )
+            )
+    return pd.concat([frame for frame in frames if len(frame)], ignore_index=True)[COLUMNS]
+
+
+def long_table(similarity: pd.DataFrame) -> pd.DataFrame:
+    """Square matrices, one a measure and layer, in the form that experiments.relate reads.
+
+    Measures are called as in the similarity table, with `_centred` where the common mean was taken off, and with
+    `_above_chance` for overlaps less their chance level. They are those of pairs with different seeds where there are
+    any; those of the same seed then have `_same_seed`. `paper` has layer "all".
+
+    Args:
+        similarity: table of :func:`similarity_table`.
+
+    Returns:
+        Columns measure, layer, source, target, value; both directions of every pair.
+    """
+    whole = similarity[(similarity["projection"] == "all") | (similarity["measure"] == "paper")].copy()
+    whole.loc[whole["measure"] == "paper", "layer"] = "all"
+    overlap = whole[whole["measure"].str.startswith("overlap_")].copy()
+    overlap["measure"] += "_above_chance"
+    overlap["value"] -= overlap["chance"]
+    whole = pd.concat([whole, overlap], ignore_index=True)
+    both = set(whole["seeds"]) == {"same", "different"}
+    directed = whole["measure"].isin(DIRECTED)
+    whole["measure"] += np.where(whole["centred"], "_centred", "")
+    whole["measure"] += np.where(both & (whole["seeds"] == "same"), "_same_seed", "")
+    back = whole[~directed].rename(columns={"source": "target", "target": "source"})
+    columns = ["measure", "layer", "source", "target", "value"]
+    return pd.concat([whole, back], ignore_index=True)[columns]
+
+
+def ceiling_table(comparison: Comparison, *, more: Iterable[Measured] = ()) -> pd.DataFrame:
+    """How alike two seeds of one task are: the most that two tasks can be expected to be.
+
+    Returns:
+        Columns measure, layer, projection, task, value, low and high (over pairs of seeds), chance, centred, pairs; no
+        rows where every task has one seed.
+    """
+    tasks, rows = _tasks(comparison.names), []
+    within = {task: [i for i, name in enumerate(comparison.names) if name.task == task] for task in tasks}
+    for one in (*comparison.measured(), *more):
+        for task, members in within.items():
+            pairs = [(i, j) for i, j in product(members, repeat=2) if i != j]
+            values = np.array([one.value[pair] for pair in pairs])
+            values = values[~np.isnan(values)]
+            if len(values):
+                chance = float(np.nanmean([one.chance[pair] for pair in pairs]))
+                spread = (
+                    values.mean(),
+                    values.min(),
+                    values.max(),
+                    chance,
+                    one.centred,
+                    len(values) // (1 if one.measure in DIRECTED else 2),
+                )
+                rows.append((one.measure, one.part.layer, one.part.projection, task, *spread))
+    return pd.DataFrame(rows, columns=CEILING_COLUMNS)
+
+
+def norm_table(comparison: Comparison) -> pd.DataFrame:
+    """Size and spread of every update in every part.
+
+    Returns:
+        Columns layer, projection, task, seed, norm and norm_centred (Frobenius), rank and effective_rank (means over
+        the weights of the part that the update changed).
+    """
+    rows = []
+    for part, wheres in comparison.parts.items():
+        found = [comparison.modules[where] for where in wheres]
+        norms, centred = comparison.norms(part), comparison.norms(part, centred=True)
+        ranks = np.stack([g.rank for g in found])
+        spread = np.stack([g.effective_rank for g in found])
+        for k, name in enumerate(comparison.names):
+            changed = ranks[:, k] > 0
+            rank = ranks[changed, k].mean() if changed.any() else 0.0
+            known = spread[~np.isnan(spread[:, k]), k]
+            effective = known.mean() if len(known) else np.nan
+            rows.append((part.layer, part.projection, name.task, name.seed, norms[k], centred[k], rank, effective))
+    return pd.DataFrame(rows, columns=NORM_COLUMNS)
+
+
+def angle_table(comparison: Comparison) -> pd.DataFrame:
+    """Principal angles of every pair of tasks in every weight, averaged over pairs of seeds.
+
+    Returns:
+        Columns layer, projection, side, source, target, index (0 is the smallest angle), degrees, chance (the mean of
+        random subspaces of the same ranks and width) and pairs. Pairs of one task are two of its seeds.
+    """
+    rows = []
+    for where, found in comparison.modules.items():
+        if where.layer < 0:
+            continue
+        grouped: dict[tuple[str, str, str], list[Float[np.ndarray, " r"]]] = {}
+        chances: dict[tuple[str, str, str], Float[np.ndarray, " r"]] = {}
+        for (i, j, side), angles in found.angles.items():
+            key = side, comparison.names[i].task, comparison.names[j].task
+            grouped.setdefault(key, []).append(angles)
+            width = found.shape[0] if side == "output" else found.shape[1]
+            chances[key] = random_angles(width, int(found.rank[i]), int(found.rank[j]))
+        for key, several in grouped.items():
+            least = min(map(len, several))
+            mean = np.mean([angles[:least] for angles in several], axis=0)
+            for index in range(least):
+                rows.append(
+                    (where.layer, where.projection, *key, index, mean[index], chances[key][index], len(several))
+                )
+    return pd.DataFrame(rows, columns=ANGLE_COLUMNS)
+
+
+@cache
+def random_angles(width: int, first: int, second: int, *, seed: int = 0) -> Float[np.ndarray, " r"]:
+    """Mean principal angles in degrees, rising, of two random subspaces of these ranks.
+
+    One of the two may be held: only how they lie to each other matters. So it is the span of the first axes.
+    """
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(DRAWS):
+        basis = np.linalg.qr(rng.standard_normal((width, min(first, second))))[0]
+        cosines = np.linalg.svd(basis[: max(first, second)], compute_uv=False)
+        found.append(np.degrees(np.arccos(np.clip(cosines, 0, 1))))
+    return np.mean(found, axis=0)
+
+
+def _tasks(names: Sequence[Name]) -> list[str]:
+    return list(dict.fromkeys(name.task for name in names))
+
+
+def _pairs(names: Sequence[Name], seeds: str) -> np.ndarray:
+    """Which pairs of updates have one seed, or two."""
+    given = np.array([name.seed for name in names])
+    same = given[:, None] == given[None, :]
+    return same if seeds == "same" else ~same
+
+
+def _averaged(
+    values: Float[np.ndarray, "K K"], names: Sequence[Name], chosen: np.ndarray
+) -> tuple[Float[np.ndarray, "T T"], np.ndarray]:
+    """Means over the chosen pairs of updates of each pair of tasks, and how many there are."""
+    tasks = _tasks(names)
+    member = np.array([[name.task == task for task in tasks] for name in names], dtype=float)
+    defined = chosen & ~np.isnan(values)
+    count = member.T @ defined @ member
+    total = member.T @ np.where(defined, values, 0.0) @ member
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0), count.astype(int)
