@@ -12,9 +12,9 @@ MODULE = "experiments.build_perception_vlm"
 class Arguments:
     """Make a small VLM that can see what the perception tasks ask about; a killed run goes on.
 
-    Stages: items of the build split are drawn and pass through the frozen ImageNet stem once; the tower learns what
-    their truth says (marks, parts, distances, styles), then the decoder learns to answer with it; every task, form and
-    difficulty is measured on selection items for the card.
+    Stages: items of the build split are drawn and pass through the frozen ImageNet stem once; tower and projector learn
+    what their truth says (marks, parts, distances, styles), then the decoder learns to answer with it; every task, form
+    and difficulty is measured on selection items for the card.
 
     Example: python -m experiments.build_perception_vlm --out runs/build_perception_vlm
     """
@@ -23,24 +23,30 @@ class Arguments:
     """Folder of drawn items, checkpoint, log, finished weights and model card."""
     seed: int = 0
     """Fixes initial weights and order."""
-    items: int = 3000
-    """Items of each form of each task."""
+    items: int = 5000
+    """Items of each task in its own form."""
+    other_items: int = 1500
+    """Items of each task in its other form."""
+    tower_items: int = 1500
+    """How many of them, the first, the tower learns from; the decoder then also meets pictures that it has not."""
     easiest: float = 0.0
     """Lowest difficulty of an item."""
     hardest: float = 0.4
     """Highest difficulty of an item."""
-    steps: int = 4000
-    """Optimiser steps."""
-    lessons_only: int = 800
-    """How many of them, the first, train the tower alone."""
-    batch: int = 32
-    """Items of one task and form that run together."""
-    groups: int = 2
-    """Such batches in a step."""
-    peak: float = 1e-3
-    """Peak learning rate."""
-    lesson_weight: float = 0.3
-    """Weight of the truths once the decoder learns."""
+    tower_steps: int = 2500
+    """Optimiser steps of the tower and the projector."""
+    decoder_steps: int = 1500
+    """Optimiser steps of the decoder."""
+    batch: int = 64
+    """Items of a step."""
+    parts: int = 4
+    """Parts of a step that run one after another."""
+    tower_peak: float = 1e-3
+    """Peak learning rate of the tower."""
+    decoder_peak: float = 1e-3
+    """Peak learning rate of the decoder."""
+    fact_weight: float = 0.3
+    """Weight of what the decoder should know half-way."""
     processes: int = 2
     """How many processes draw."""
     card_items: int = 100

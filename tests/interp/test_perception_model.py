@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from interp.errors import CrosstaskError
 from interp.models.base import Model, load_model
-from interp.models.perception import build, train
+from interp.models.perception import build, optimise
 from interp.models.perception.assemble import assemble
-from interp.models.perception.lessons import GRID, WHOLE, cell_of, lessons
+from interp.models.perception.heads import Heads, words_of
+from interp.models.perception.lessons import GRID, WHOLE, Lesson, cell_of, lessons
 from interp.models.perception.load import DECODER, load_perception_vlm, save_weights
-from interp.models.perception.shards import Shard, ShardPlan, draw_shards, load_shard, plans
+from interp.models.perception.optimise import Course
+from interp.models.perception.scaffold import Marker
+from interp.models.perception.shards import Shard, ShardPlan, draw_shards, load_shard, plans, watched_plans
 from interp.models.perception.tower import CELL_FEATURES, MultiScaleEmbeddings, MultiScaleVisionConfig
+from interp.models.perception.train_decoder import IGNORED, see, train_decoder
+from interp.models.perception.train_tower import projected, train_tower
 from interp.tasks.perception.registry import perception_task, perception_tasks
 
-RECIPE = {"batch": 3, "groups": 2, "peak": 1e-3, "lesson_weight": 0.3, "seed": 0}
 PLANS = [ShardPlan("relative_depth", "marks", 0, 4, (0.0, 0.2)), ShardPlan("counting", "words", 0, 4, (0.0, 0.2))]
 
 
@@ -74,14 +81,47 @@ def test_lessons_are_about_pictures_and_cells_of_the_item(name: str) -> None:
             assert (lesson.kind == "match") == bool(lesson.places)
 
 
+def test_lessons_name_the_seams_of_a_jigsaw_and_the_sides_of_boxes() -> None:
+    item = perception_task("JG").item("build", 0, size=48)
+    seams = [le for le in lessons(item) if le.head == "border"]
+    assert {le.value for le in seams} == {item.key}
+    assert all({image for image, _ in le.places} == {1, 2} for le in seams)
+    item = perception_task("OL").item("build", 0, size=48)
+    taught = {le.head: le.value for le in lessons(item)}
+    assert taught["tight box"] == "AB"[item.key]
+    assert taught["left of A"] == pytest.approx(4 * item.meta["truth"]["boxes"][0][0] - 2)
+
+
+def test_shapes_of_a_count_lie_where_it_says() -> None:
+    seen = 0
+    for index in range(6):
+        item = perception_task("CN").item("build", index, size=160, difficulty=0)
+        truth = item.meta["truth"]
+        assert Counter(kind for kind, _, _ in truth["places"]) == truth["counts"]
+        pixels = np.asarray(item.images[0].load()).astype(int)
+        for kind, x, y in truth["places"]:
+            red, _, blue = pixels[int(y * 160), int(x * 160)]
+            if kind in ("red", "blue") and red != blue:  # some shapes are open in their middle
+                seen += 1
+                assert (red > blue) == (kind == "red")
+    assert seen > 10
+
+
 def test_every_task_and_form_is_planned_once_for_each_item() -> None:
-    wanted = plans(7, difficulties=(0.0, 0.4), per_shard=3)
+    wanted = plans(7, others=4, difficulties=(0.0, 0.4), per_shard=3)
     assert len({plan.file for plan in wanted}) == len(wanted)
-    of_one = [(plan.start, plan.n) for plan in wanted if (plan.task, plan.form) == ("jigsaw", "yes_no")]
-    assert of_one == [(0, 3), (3, 3), (6, 1)]
+
+    def of(form: str) -> list[tuple[int, int]]:
+        return [(plan.start, plan.n) for plan in wanted if (plan.task, plan.form) == ("jigsaw", form)]
+
+    assert of("pictures") == [(0, 3), (3, 3), (6, 1)]
+    assert of("yes_no") == [(0, 3), (3, 1)]
     assert {(plan.task, plan.form) for plan in wanted} == {
         (name, form) for name, task in perception_tasks().items() for form in task.forms
     }
+    others = watched_plans(5, difficulties=(0.0, 0.4))
+    assert [plan.task for plan in others] == list(perception_tasks())
+    assert all(item.name.split("/")[2] == "selection" for item in others[3].items())
 
 
 def test_shards_hold_each_reply_and_are_not_drawn_twice(folder: Path, shards: list[Shard], drawing: Model) -> None:
@@ -92,45 +132,107 @@ def test_shards_hold_each_reply_and_are_not_drawn_twice(folder: Path, shards: li
     for shard, plan in zip(shards, PLANS, strict=True):
         assert shard.cells.shape == (4 * shard.n_images, GRID * GRID, CELL_FEATURES)
         for ids, labels, item in zip(shard.ids, shard.labels, plan.items(), strict=True):
-            said = drawing.tokenizer.decode(ids[labels != train.IGNORED]).strip()
+            said = drawing.tokenizer.decode(ids[labels != IGNORED]).strip()
             assert said[0] == "("
             assert said[2] == ")"
             if item.redraw is not None:
                 assert said[:3] == item.answer
 
 
+def test_facts_stand_at_the_ends_of_options_and_at_what_the_question_names(drawing: Model, tmp_path: Path) -> None:
+    names = {"SC": "marks", "RD": "marks", "AS": "pictures", "SR": "yes_no", "CN": "words"}
+    plans_of = [ShardPlan(perception_task(n).name, form, 0, 6, (0.0, 0.0)) for n, form in names.items()]
+    draw_shards(tmp_path, plans_of, lambda: drawing)
+    marker = Marker(drawing.tokenizer)
+    for plan in plans_of:
+        shard = load_shard(tmp_path, plan)
+        found = 0
+        for ids, labels, taught, item in zip(shard.ids, shard.labels, shard.lessons, plan.items(), strict=True):
+            truth = item.meta["truth"]
+            for fact in marker.facts(ids, labels, taught):
+                found += 1
+                before = drawing.tokenizer.decode(ids[: fact.position + 1])
+                if plan.task == "semantic_correspondence":
+                    expected = (
+                        truth["points"][ord(before.strip()[-1]) - 65] if before[-1] == "\n" else truth["reference"]
+                    )
+                    assert fact.value == expected
+                elif plan.task == "relative_depth":
+                    assert fact.value == pytest.approx(math.log(truth["depths"]["AB".index(before.split()[-3])]))
+                elif plan.task == "art_style":
+                    assert fact.value == truth["styles"][["first", "second", "third"].index(before.split()[-2])]
+                elif plan.task == "counting":
+                    assert fact.value == str(truth["counts"][truth["asked"]])
+                elif fact.head == "x":
+                    where = "second" if " ".join(before.split()[-2:]) in item.question.split("the ")[-1] else "first"
+                    assert fact.value == pytest.approx(4 * truth[where][0] - 2)
+        assert found, plan
+
+
+def test_classes_are_read_as_words(drawing: Model) -> None:
+    words = words_of(drawing.tokenizer, drawing.module.get_input_embeddings().weight)
+    taught = [Lesson("mark", "class", 0, cell, letter) for cell, letter in enumerate("ABCD")]
+    heads = Heads(taught, 256, words)
+    tokens = torch.zeros(1, 1, GRID * GRID, 256)
+    for cell, letter in enumerate("ABCD"):
+        tokens[0, 0, cell] = words(letter)
+    assert heads(tokens, [taught])["mark"][1] == 1
+    assert heads(tokens.flip(2).roll(4, 2), [taught])["mark"][1] == 0
+    far = [Lesson("distance", "value", 0, cell, float(cell)) for cell in range(4)]
+    assert Heads(far, 256, words)(tokens, [far])["distance"][0].isfinite()
+
+
 def test_training_resumes_to_the_same_weights(
-    shards: list[Shard], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shards: list[Shard], drawing: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "CHECKPOINT_EVERY", 2)
-
-    def trained(folder: Path, steps: int, model: torch.nn.Module) -> list[dict]:
-        said: list[dict] = []
-        folder.mkdir(exist_ok=True)
-        train.train(model, shards, steps=steps, lessons_only=1, folder=folder, log=said.append, **RECIPE)
-        return said
-
+    monkeypatch.setattr(optimise, "CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(optimise, "LOG_EVERY", 3)
+    course = Course(4, 1e-3, 0)
     torch.manual_seed(0)
-    whole, parts = assemble()[0], assemble()[0]
-    parts.load_state_dict(whole.state_dict())
-    before = {name: p.clone() for name, p in whole.named_parameters()}
-    trained(tmp_path / "whole", 4, whole)
+    start = assemble()[0]
+    words = words_of(drawing.tokenizer, start.get_input_embeddings().weight.clone())
 
     def stop(record: dict) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "LOG_EVERY", 3)
-    again = {name: p.clone() for name, p in parts.named_parameters()}
-    (tmp_path / "parts").mkdir()
+    def trained(name: str, *, broken: bool) -> tuple[torch.nn.Module, list[dict]]:
+        model = assemble()[0]
+        model.load_state_dict(start.state_dict())
+        folder, said = tmp_path / name, []
+        folder.mkdir(exist_ok=True)
+        how = {"batch": 6, "parts": 2, "folder": folder, "log": stop if broken else said.append}
+        train_tower(model, shards, course, words=words, watched=shards, **how)
+        seen = see(model, shards, Marker(drawing.tokenizer))
+        train_decoder(model, seen, course, fact_weight=0.3, watched=seen, **how)
+        return model, said
+
+    whole, said = trained("whole", broken=False)
     with pytest.raises(KeyboardInterrupt):
-        train.train(parts, shards, steps=4, lessons_only=1, folder=tmp_path / "parts", log=stop, **RECIPE)
-    parts.float().load_state_dict(again, strict=False)
-    trained(tmp_path / "parts", 4, parts)
-    changed = {name for name, p in whole.named_parameters() if not torch.equal(p, before[name])}
+        trained("parts", broken=True)
+    assert (tmp_path / "parts" / "tower.pt").exists()
+    parts, _ = trained("parts", broken=False)
+    changed = {name for name, p in whole.named_parameters() if not torch.equal(p, start.get_parameter(name))}
     assert all(torch.equal(p, parts.get_parameter(name)) for name, p in whole.named_parameters())
-    assert any("language_model.layers.5" in name for name in changed)
-    assert any("vision_tower.encoder" in name for name in changed)
+    assert all(p.dtype == torch.float32 and not p.requires_grad for p in whole.parameters())
+    for part in ("language_model.layers.5", "vision_tower.encoder", "multi_modal_projector"):
+        assert any(part in name for name in changed), part
     assert not any("embed_tokens" in name or "embeddings.stem" in name for name in changed)
+    assert {record["stage"] for record in said} == {
+        "tower", "tower, other items", "decoder", "decoder, other items"
+    }  # fmt: skip
+    watched = [record for record in said if record["stage"] == "decoder, other items"][-1]
+    assert {"relative_depth/marks", "counting/words", "~distance", "~number"} <= set(watched)
+
+
+def test_tokens_that_the_decoder_learns_from_are_those_of_the_model(shards: list[Shard], drawing: Model) -> None:
+    model = drawing.module
+    (image,) = next(iter(PLANS[0].items())).images
+    pixels = drawing.processor.image_processor(image.load(), return_tensors="pt")["pixel_values"].bfloat16()
+    with torch.no_grad():
+        model.bfloat16()
+        kept = projected(model, shards[0].cells[:1])
+        whole = model.model.get_image_features(pixels).pooler_output[0]
+    assert torch.nn.functional.cosine_similarity(kept[0].float(), whole.float(), dim=-1).min() > 0.99
 
 
 def test_weights_come_back_as_they_were_saved(drawing: Model, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,20 @@ from interp.models.bundled.build import same_recipe
 from interp.models.bundled.load import MANIFEST
 from interp.models.families import family_for
 from interp.models.perception.assemble import IMAGE_SIZE, assemble
+from interp.models.perception.heads import words_of
 from interp.models.perception.load import load_perception_vlm, save_weights, with_stem
-from interp.models.perception.shards import draw_shards, load_shard, plans
-from interp.models.perception.train import train
+from interp.models.perception.optimise import Course, Log
+from interp.models.perception.scaffold import Marker
+from interp.models.perception.shards import draw_shards, load_shard, plans, watched_plans
+from interp.models.perception.train_decoder import see, train_decoder
+from interp.models.perception.train_tower import train_tower
 from interp.statistics import wilson
 from interp.tasks.perception.registry import perception_tasks
 
 NAME = "perception"
 CARD_DIFFICULTIES = (0.0, 0.5, 1.0)
-
-Log = Callable[[dict[str, Any]], None]
+WATCHED = 200
+"""Selection items of each task that trainings are measured on as they go."""
 
 
 def drawing_model() -> Model:
@@ -41,7 +44,8 @@ def build(folder: Path, *, recipe: dict[str, Any], processes: int, log: Log) -> 
 
     Args:
         folder: of shards, checkpoint and weights.
-        recipe: seed, items, easiest, hardest, steps, lessons_only, batch, groups, peak, lesson_weight.
+        recipe: seed, items, other_items, tower_items, easiest, hardest, tower_steps, decoder_steps, batch,
+            parts, tower_peak, decoder_peak, fact_weight.
         processes: how many draw at a time.
         log: called with one dict for each thing done.
 
@@ -52,13 +56,22 @@ def build(folder: Path, *, recipe: dict[str, Any], processes: int, log: Log) -> 
     weights = folder / "weights"
     if (weights / MANIFEST).exists():
         return weights
-    wanted = plans(recipe["items"], difficulties=(recipe["easiest"], recipe["hardest"]))
-    draw_shards(folder / "shards", wanted, drawing_model, processes=processes, log=log)
-    shards = [load_shard(folder / "shards", plan) for plan in wanted]
+    difficulties = (recipe["easiest"], recipe["hardest"])
+    wanted = plans(recipe["items"], others=recipe["other_items"], difficulties=difficulties)
+    others = watched_plans(WATCHED, difficulties=difficulties)
+    draw_shards(folder / "shards", [*others, *wanted], drawing_model, processes=processes, log=log)
+    shards, watched = ([load_shard(folder / "shards", plan) for plan in some] for some in (wanted, others))
     torch.manual_seed(recipe["seed"])
-    model, _, directions, base_sha256 = assemble()
-    chosen = ("steps", "lessons_only", "batch", "groups", "peak", "lesson_weight", "seed")
-    train(with_stem(model), shards, folder=folder, log=log, **{name: recipe[name] for name in chosen})
+    model, processor, directions, base_sha256 = assemble()
+    how = {"folder": folder, "log": log, "batch": recipe["batch"], "parts": recipe["parts"]}
+    words = words_of(processor.tokenizer, model.get_input_embeddings().weight)
+    course = Course(recipe["tower_steps"], recipe["tower_peak"], recipe["seed"])
+    first = [shard for shard in shards if shard.plan.start < recipe["tower_items"]]
+    train_tower(with_stem(model), first, course, words=words, watched=watched, **how)
+    marker = Marker(processor.tokenizer)
+    seen, watched_seen = see(model, shards, marker), see(model, watched, marker)
+    course = Course(recipe["decoder_steps"], recipe["decoder_peak"], recipe["seed"])
+    train_decoder(model, seen, course, fact_weight=recipe["fact_weight"], watched=watched_seen, **how)
     save_weights(weights, model, directions, base_sha256=base_sha256)
     return weights
 

@@ -13,6 +13,7 @@ Places are cells of the tower's grid; lessons come from `meta` and never from a 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -106,8 +107,12 @@ def _forgeries(item: PerceptionItem, truth: dict[str, Any]) -> Iterator[Lesson]:
 
 
 def _counts(item: PerceptionItem, truth: dict[str, Any]) -> Iterator[Lesson]:
-    for colour, count in truth["counts"].items():
-        yield Lesson(f"number of {colour}", "class", 0, WHOLE, str(count))
+    for kind, count in truth["counts"].items():
+        yield Lesson(f"number of {kind}", "class", 0, WHOLE, str(count))
+    in_cell = Counter(cell_of((x, y)) for _, x, y in truth["places"])
+    for kind, x, y in truth["places"]:
+        if in_cell[cell_of((x, y))] == 1:
+            yield Lesson("shape", "class", 0, cell_of((x, y)), kind)
 
 
 def _things(item: PerceptionItem, truth: dict[str, Any]) -> Iterator[Lesson]:
@@ -116,6 +121,40 @@ def _things(item: PerceptionItem, truth: dict[str, Any]) -> Iterator[Lesson]:
         colour, _, kind = thing.partition(" ")
         yield Lesson("colour", "class", 0, cell_of(place), colour)
         yield Lesson("kind", "class", 0, cell_of(place), kind)
+        yield Lesson("x", "value", 0, cell_of(place), _centred(place[0]))
+        yield Lesson("y", "value", 0, cell_of(place), _centred(place[1]))
+
+
+def _boxes(item: PerceptionItem, truth: dict[str, Any]) -> Iterator[Lesson]:
+    left, top, right, bottom = truth["thing"]
+    middle = cell_of(((left + right) / 2, (top + bottom) / 2))
+    colour, _, kind = item.meta["contents"][0].partition(" ")
+    yield Lesson("colour", "class", 0, middle, colour)
+    yield Lesson("kind", "class", 0, middle, kind)
+    boxes = {"thing": truth["thing"]}
+    if item.meta["form"] == "marks":
+        boxes |= dict(zip(LETTERS, truth["boxes"], strict=False))
+        yield Lesson("tight box", "class", 0, WHOLE, LETTERS[item.key])
+    for name, box in boxes.items():
+        for side, value in zip(("left", "top", "right", "bottom"), box, strict=True):
+            yield Lesson(f"{side} of {name}", "value", 0, WHOLE, _centred(value))
+
+
+def _borders(item: PerceptionItem, truth: dict[str, Any]) -> Iterator[Lesson]:
+    if len(item.images) < 3:
+        return
+    near = min(range(2), key=truth["off"].__getitem__)
+    for (row, column), (there, across) in _SEAMS.items():
+        places = tuple((image, there * GRID + across) for image in (1, 2))
+        yield Lesson("border", "match", 0, row * GRID + column, near, places)
+
+
+def _centred(fraction: float) -> float:
+    return 4 * float(fraction) - 2
+
+
+_SEAMS = {(3, 2): (1, 0), (4, 2): (3, 0), (2, 3): (0, 1), (2, 4): (0, 3)}
+"""Cell (row, column) beside the missing quarter -> cell of the piece, at twice the scale, that touches it."""
 
 
 _TEACHERS: dict[str, Callable[[PerceptionItem, dict[str, Any]], Iterator[Lesson]]] = {
@@ -129,4 +168,6 @@ _TEACHERS: dict[str, Callable[[PerceptionItem, dict[str, Any]], Iterator[Lesson]
     "forensic_detection": _forgeries,
     "counting": _counts,
     "spatial_relation": _things,
+    "object_localization": _boxes,
+    "jigsaw": _borders,
 }

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ class ShardPlan:
         start: index of the first item.
         n: how many.
         difficulties: lowest and highest; an item's is drawn evenly between them.
+        split: build to train on, selection to see how it goes on other content.
     """
 
     task: str
@@ -48,19 +49,20 @@ class ShardPlan:
     start: int
     n: int
     difficulties: tuple[float, float]
+    split: Literal["build", "selection"] = "build"
 
     @property
     def file(self) -> str:
-        return f"{self.task}-{self.form}-{self.start}.pt"
+        return f"{'' if self.split == 'build' else self.split + '-'}{self.task}-{self.form}-{self.start}.pt"
 
     def items(self) -> Iterator[PerceptionItem]:
         """The items as they are drawn, each at a difficulty of its own."""
         task = perception_task(self.task)
         for index in range(self.start, self.start + self.n):
-            rng = generator("build", self.task, self.form, index)
+            rng = generator(self.split, self.task, self.form, index)
             low, high = self.difficulties
             difficulty = round(float(rng.uniform(low, high)), 3)
-            yield task.item("build", index, form=self.form, difficulty=difficulty, size=IMAGE_SIZE)
+            yield task.item(self.split, index, form=self.form, difficulty=difficulty, size=IMAGE_SIZE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,13 +88,22 @@ class Shard:
         return len(self.ids)
 
 
-def plans(n: int, *, difficulties: tuple[float, float], per_shard: int = 500) -> list[ShardPlan]:
-    """n items of each form of each of the thirteen tasks, in shards."""
+def plans(n: int, *, others: int, difficulties: tuple[float, float], per_shard: int = 500) -> list[ShardPlan]:
+    """n items of each task's own form, and fewer of its other form, in shards."""
     return [
-        ShardPlan(name, form, start, min(per_shard, n - start), difficulties)
-        for start in range(0, n, per_shard)
+        ShardPlan(name, form, start, min(per_shard, most - start), difficulties)
+        for start in range(0, max(n, others), per_shard)
         for name, task in perception_tasks().items()
-        for form in task.forms
+        for form, most in zip(task.forms, (n, others), strict=True)
+        if start < most
+    ]
+
+
+def watched_plans(n: int, *, difficulties: tuple[float, float]) -> list[ShardPlan]:
+    """n selection items of each task's own form, in one shard."""
+    return [
+        ShardPlan(name, next(iter(task.forms)), 0, n, difficulties, "selection")
+        for name, task in perception_tasks().items()
     ]
 
 

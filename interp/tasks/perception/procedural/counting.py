@@ -55,7 +55,7 @@ class Counting(PerceptionTask):
         groups = {kinds[i]: sizes[place] for place, i in enumerate(rng.permutation(4))}
         of_size = {size: kind for kind, size in groups.items()}
         asked, other = (sizes[i] for i in rng.permutation(4)[:2])
-        image = self._picture(request, groups)
+        image, places = self._picture(request, groups)
         if request.form == "words":
             kind = of_size[sizes[request.key]]
             question, options, claimed = f"How many {kind} shapes are there?", [str(size) for size in sizes], None
@@ -63,7 +63,7 @@ class Counting(PerceptionTask):
             kind = of_size[asked]
             claimed = request.at_places([asked, other])[0]
             question, options = f"Is the number of {kind} shapes {claimed}?", ["yes", "no"]
-        truth = {"counts": groups, "asked": kind, "claimed": claimed}
+        truth = {"counts": groups, "asked": kind, "claimed": claimed, "places": places}
         return Draft([image], question, options, {"truth": truth})
 
     def oracle(self, item: PerceptionItem) -> int:
@@ -78,7 +78,8 @@ class Counting(PerceptionTask):
         names = FAR if request.difficulty < 0.4 else tuple(HUES)
         return [str(name) for name in rng.permutation(names)[:4]]
 
-    def _picture(self, request: Request, groups: dict[str, int]) -> Any:
+    def _picture(self, request: Request, groups: dict[str, int]) -> tuple[Any, list[tuple[str, float, float]]]:
+        """The picture, and the kind and centre (fractions of the side) of each shape."""
         rng = request.rng
         canvas = Canvas(request.size, ground(request))
         seed = request.choose(SHADES, salt="counting shades")
@@ -87,12 +88,14 @@ class Counting(PerceptionTask):
         side = max(3, int(np.ceil(np.sqrt(len(kinds) * 1.15))))
         places = rng.permutation(side * side)[: len(kinds)]
         shift, room = request.dial(0.1, 0.3), 1 / side
+        centres: list[tuple[str, float, float]] = []
         for kind, place in zip((kinds[i] for i in rng.permutation(len(kinds))), places, strict=True):
             x, y = (place % side + 0.5) * room, (place // side + 0.5) * room
             radius = room * rng.uniform(0.27, request.dial(0.36, 0.42))
             x, y = (
                 float(np.clip(v + rng.uniform(-shift, shift) * room, radius * 1.3, 1 - radius * 1.3)) for v in (x, y)
             )
+            centres.append((kind, x, y))
             turn = rng.uniform(-1, 1) * request.dial(0.2, 3)
             shape = SHAPES[shapes[int(rng.integers(2))]]
             colour = shade_of(kind.split()[-1], seed)
@@ -101,7 +104,7 @@ class Counting(PerceptionTask):
                 canvas.polygon(outline, None, outline=colour, width=max(0.012, radius * 0.22))
             else:
                 canvas.polygon(outline, colour, outline=(40, 40, 40), width=0.005)
-        return canvas.finish()
+        return canvas.finish(), centres
 
 
 TASK = Counting()

@@ -1,0 +1,210 @@
+"""Teach the decoder to answer with what the tower sees.
+
+    loss = -log p(letter) + REST * next-token loss on the rest of the reply + weight * sum over facts
+
+Tower and projector are finished, so that the projected tokens of every picture are computed once. Facts
+(:mod:`interp.models.perception.scaffold`) are read from the residual stream half-way through the blocks. A step's items
+come from all tasks and forms; they are cut into parts of like length.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import nn
+from torch.nn import functional
+
+from interp.models.perception.heads import compared_classes, compared_values
+from interp.models.perception.optimise import Course, Log, copy_weights, optimise
+from interp.models.perception.scaffold import Fact, Marker
+from interp.models.perception.shards import Shard
+from interp.models.perception.train_tower import projected
+
+if TYPE_CHECKING:
+    from transformers import LlavaForConditionalGeneration
+
+CHECKPOINT = "decoder.pt"
+IGNORED = -100
+REST = 0.2
+OTHER_FORMS = 0.25
+"""How often another form of a task is asked, for each time that its own is."""
+PICTURES = 512
+"""Pictures that pass through the tower together."""
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A shard as the decoder reads it.
+
+    Attributes:
+        shard: its tokens and labels.
+        tokens: the projected tokens of an item's pictures, one after another, [items, I * N, D].
+        facts: of each item.
+        weight: how often its items are drawn.
+    """
+
+    shard: Shard
+    tokens: Float[torch.Tensor, "K N D"]
+    facts: list[list[Fact]]
+    weight: float
+
+
+@torch.no_grad()
+def see(model: LlavaForConditionalGeneration, shards: Sequence[Shard], marker: Marker) -> list[Seen]:
+    """Pass every picture through tower and projector, in bfloat16; the model is left as it was, in float32."""
+    exact = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    own = {shard.plan.task: shard.plan.form for shard in reversed(shards)}
+    model.bfloat16()
+    seen = []
+    for shard in shards:
+        tokens = torch.cat([projected(model, cells) for cells in shard.cells.split(PICTURES)])
+        facts = [marker.facts(*item) for item in zip(shard.ids, shard.labels, shard.lessons, strict=True)]
+        weight = len(shard) * (1.0 if own[shard.plan.task] == shard.plan.form else OTHER_FORMS)
+        of_items = tokens.unflatten(0, (len(shard), shard.n_images)).flatten(1, 2)
+        seen.append(Seen(shard, of_items, facts, weight))
+    model.float()
+    copy_weights(list(exact.values()), [model.get_parameter(name) for name in exact])
+    return seen
+
+
+class Readers(nn.Module):
+    """One linear map for each thing that facts say."""
+
+    def __init__(self, facts: Sequence[Fact], width: int) -> None:
+        super().__init__()
+        names: dict[str, set[str]] = defaultdict(set)
+        for fact in facts:
+            if fact.kind == "class":
+                names[fact.head].add(str(fact.value))
+        self.classes = {head: {name: i for i, name in enumerate(sorted(found))} for head, found in names.items()}
+        kinds = {fact.head: fact.kind for fact in facts}
+        self.norm = nn.LayerNorm(width)
+        self.maps = nn.ModuleDict({head: nn.Linear(width, len(self.classes.get(head, "1"))) for head in sorted(kinds)})
+
+    def forward(
+        self, states: Float[torch.Tensor, "B T D"], rows: Sequence[Sequence[Fact]]
+    ) -> dict[str, tuple[torch.Tensor, float]]:
+        """Head -> (loss, share right or correlation)."""
+        states = self.norm(states)
+        groups: dict[str, list[tuple[int, Fact]]] = defaultdict(list)
+        for row, facts in enumerate(rows):
+            for fact in facts:
+                groups[fact.head].append((row, fact))
+        compared = {}
+        for head, found in groups.items():
+            at = states[[row for row, _ in found], [fact.position for _, fact in found]]
+            read = self.maps[head](at).float()
+            if head in self.classes:
+                wanted = torch.tensor([self.classes[head][str(fact.value)] for _, fact in found])
+                compared[head] = compared_classes(read, wanted)
+            else:
+                compared[head] = compared_values(read[:, 0], torch.tensor([float(fact.value) for _, fact in found]))
+        return compared
+
+
+def train_decoder(
+    model: LlavaForConditionalGeneration,
+    seen: Sequence[Seen],
+    course: Course,
+    *,
+    batch: int,
+    parts: int,
+    fact_weight: float,
+    folder: Path,
+    log: Log,
+    watched: Sequence[Seen] = (),
+) -> None:
+    """Train the decoder's blocks in place; resumes from `folder` when a checkpoint lies there.
+
+    Args:
+        model: float32; its tower and projector are those that `seen` passed through.
+        seen: what to learn from.
+        course: how long and how fast.
+        batch: items of a step.
+        parts: into how many parts of like length they are cut.
+        fact_weight: weight of the facts.
+        folder: where the checkpoint lies.
+        log: called with one dict a logged step.
+        watched: items that are measured on from time to time.
+    """
+    torch.manual_seed(course.seed)
+    readers = Readers(
+        [fact for one in (*seen, *watched) for facts in one.facts for fact in facts],
+        model.config.text_config.hidden_size,
+    )
+    language_model = model.model.language_model
+    weights = np.array([one.weight for one in seen])
+
+    def losses(items: Sequence[tuple[Seen, int]]) -> tuple[torch.Tensor, dict[str, float]]:
+        loss, right, compared = _loss(model, readers, items, fact_weight)
+        by_task: dict[str, list[float]] = defaultdict(list)
+        for (one, _), hit in zip(items, right.tolist(), strict=True):
+            by_task[f"{one.shard.plan.task}/{one.shard.plan.form}"].append(float(hit))
+        said = {name: sum(hits) / len(hits) for name, hits in by_task.items()}
+        return loss, {**said, **{f"~{head}": value for head, value in compared.items() if not math.isnan(value)}}
+
+    def of_step(step: int) -> list[functools.partial]:
+        rng = np.random.default_rng([course.seed, step])
+        chosen = [seen[i] for i in rng.choice(len(seen), size=batch, p=weights / weights.sum())]
+        items = [(one, int(rng.integers(len(one.shard)))) for one in chosen]
+        items.sort(key=lambda item: len(item[0].shard.ids[item[1]]))
+        size = math.ceil(batch / parts)
+        return [functools.partial(losses, items[i : i + size]) for i in range(0, batch, size)]
+
+    def watch() -> dict[str, float]:
+        found: dict[str, list[float]] = defaultdict(list)
+        for one in watched:
+            for start in range(0, len(one.shard), 50):
+                rows = range(start, min(start + 50, len(one.shard)))
+                for name, value in losses([(one, row) for row in rows])[1].items():
+                    found[name].append(value)
+        return {name: round(sum(values) / len(values), 3) for name, values in sorted(found.items())}
+
+    optimise(
+        model,
+        [language_model.layers, language_model.norm],
+        readers,
+        of_step,
+        course,
+        checkpoint=folder / CHECKPOINT,
+        stage="decoder",
+        log=log,
+        watch=watch if watched else None,
+    )
+
+
+def _loss(
+    model: LlavaForConditionalGeneration, readers: Readers, items: Sequence[tuple[Seen, int]], fact_weight: float
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
+    """Loss, whether each item's letter is right, and how well facts are read."""
+    ids = _padded([one.shard.ids[row] for one, row in items], 0)
+    labels = _padded([one.shard.labels[row] for one, row in items], IGNORED)
+    embedded = model.get_input_embeddings()(ids)
+    pictures = torch.cat([one.tokens[row] for one, row in items]).to(embedded.dtype)
+    embedded = embedded.masked_scatter((ids == model.config.image_token_id)[..., None], pictures)
+    out = model.model.language_model(inputs_embeds=embedded, use_cache=False, output_hidden_states=True)
+    middle = out.hidden_states[model.config.text_config.num_hidden_layers // 2]
+    compared = readers(middle, [one.facts[row] for one, row in items])
+    wanted = labels[:, 1:] != IGNORED
+    logits, answers = model.lm_head(out.last_hidden_state[:, :-1][wanted]).float(), labels[:, 1:][wanted]
+    letters = torch.zeros_like(wanted)
+    letters[torch.arange(len(items)), wanted.int().argmax(1) + 1] = True  # "(" comes first, then the letter
+    of_letter = letters[wanted]
+    lost = functional.cross_entropy(logits, answers, reduction="none")
+    loss = lost[of_letter].mean() + REST * lost[~of_letter].mean()
+    loss = loss + fact_weight * sum((one for one, _ in compared.values()), torch.zeros(()))
+    right = (logits.argmax(-1) == answers)[of_letter]
+    return loss, right, {head: value for head, (_, value) in compared.items()}
+
+
+def _padded(rows: Sequence[torch.Tensor], fill: int) -> torch.Tensor:
+    return nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=fill)
