@@ -141,12 +141,14 @@ def matrices_of(table: pd.DataFrame, *, name: str = "similarity") -> list[TaskMa
 def pooled(matrices: Sequence[TaskMatrix]) -> list[TaskMatrix]:
     """For every measure of two layers or more, the mean over its layers, each scaled to a standard deviation of 1.
 
-    Scaling lets no layer count for more because its similarities are spread more widely. No layer is chosen, so that
+    A measure that was given for the whole model as well (layer "all") has its summary already. Scaling lets no layer count for more because its similarities are spread more widely. No layer is chosen, so that
     nothing has to be corrected for a choice.
     """
     found = []
     for measure in dict.fromkeys(matrix.measure for matrix in matrices):
         layers = [m for m in matrices if m.measure == measure and m.layer not in ("", ALL_LAYERS, POOLED)]
+        if any(m.measure == measure and m.layer in ("", ALL_LAYERS) for m in matrices):
+            continue
         tasks = [task for task in layers[0].tasks if all(task in m.tasks for m in layers)] if layers else []
         if len(layers) < 2 or len(tasks) < 2:
             continue
