@@ -113,11 +113,6 @@ class Comparison:
                 if one.measure == "cosine":
                     yield Measured(PAPER, part, one.centred, one.value, one.chance)
 
-    def norms(self, part: Part, *, centred: bool = False) -> Float[np.ndarray, " K"]:
-        """Frobenius norm of each update in a part."""
-        grams = [self.modules[where].centred if centred else self.modules[where].gram for where in self.parts[part]]
-        return np.sqrt(np.maximum(np.diag(sum(grams)), 0.0))
-
 
 def compare(
     updates: Sequence[Update],
@@ -191,6 +186,12 @@ def pooled(found: Sequence[Geometry], part: Part) -> Iterator[Measured]:
     for name in "AB":
         gram = sum((g.factors[name] for g in found), nothing)
         yield Measured(f"{name.lower()}_alone", part, False, cosines(gram), nothing)
+
+
+def norms_of(found: Sequence[Geometry], *, centred: bool = False) -> Float[np.ndarray, " K"]:
+    """Frobenius norm of each update over some weights."""
+    energies = sum((np.diag(g.centred if centred else g.gram) for g in found), np.zeros(len(found[0].gram)))
+    return np.sqrt(np.maximum(energies, 0.0))
 
 
 def cosines(gram: Float[np.ndarray, "K K"]) -> Float[np.ndarray, "K K"]:

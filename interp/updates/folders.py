@@ -18,11 +18,13 @@ from interp.errors import CrosstaskError
 from interp.transfer.names import identity, ordered
 from interp.tuning.matrix.jobs import TRAINED, finished_units, share
 from interp.tuning.matrix.plan import task_of
-from interp.tuning.run import ADAPTER, RECORD
 from interp.tuning.strategies.base import DELTA
 from interp.updates.checkpoint import INDEX, SINGLE, Weights, read_checkpoint, read_delta
 from interp.updates.lora import CONFIG, read_json, read_lora
 from interp.updates.update import Name, Update
+
+ADAPTER, RECORD = "adapter", "run.json"
+"""As the runner writes them; importing it would take longer than comparing."""
 
 _GIVEN = re.compile(r"^([^/=@]+)(?:@(\d+))?=(.+)$")
 _SEED = re.compile(r"^(.*?)[-_.]?seed[-_]?(\d+)$", re.IGNORECASE)

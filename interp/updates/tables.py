@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from interp.updates.comparison import DIRECTED, Comparison, Measured
+from interp.updates.comparison import DIRECTED, Comparison, Measured, norms_of
 from interp.updates.update import Name
 
 COLUMNS = ["measure", "layer", "projection", "source", "target", "value", "chance", "centred", "seeds", "pairs"]
@@ -38,27 +38,27 @@ def similarity_table(comparison: Comparison, *, more: Iterable[Measured] = ()) -
         or "different") and pairs (of updates that were averaged). An undirected pair is there once, a directed one
         in both directions. What is not defined is left out.
     """
-    tasks = _tasks(comparison.names)
-    frames = []
+    tasks = np.array(_tasks(comparison.names), dtype=object)
+    kinds = [
+        kind for kind in ("same", "different") if (~_self(comparison.names) & _pairs(comparison.names, kind)).any()
+    ]
+    heads, counts, columns = [], [], list[tuple[np.ndarray, ...]]()
     for one in (*comparison.measured(), *more):
-        for seeds in ("same", "different"):
+        for seeds in kinds:
             chosen = _pairs(comparison.names, seeds)
             value, count = _averaged(one.value, comparison.names, chosen)
             chance, _ = _averaged(one.chance, comparison.names, chosen)
             shown = ~np.eye(len(tasks), dtype=bool) & (count > 0)
-            if one.measure not in DIRECTED:
-                shown &= np.triu(shown)
-            i, j = np.nonzero(shown)
-            head = {"measure": one.measure, "layer": one.part.layer, "projection": one.part.projection}
-            frames.append(
-                pd.DataFrame(
-                    head
-                    | {"source": np.array(tasks, dtype=object)[i], "target": np.array(tasks, dtype=object)[j]}
-                    | {"value": value[i, j], "chance": chance[i, j], "centred": one.centred, "seeds": seeds}
-                    | {"pairs": count[i, j]}
-                )
-            )
-    return pd.concat([frame for frame in frames if len(frame)], ignore_index=True)[COLUMNS]
+            i, j = np.nonzero(shown if one.measure in DIRECTED else np.triu(shown))
+            heads.append((one.measure, one.part.layer, one.part.projection, one.centred, seeds))
+            counts.append(len(i))
+            columns.append((tasks[i], tasks[j], value[i, j], chance[i, j], count[i, j]))
+    # One frame at the end: thousands of small ones take longer than everything that is in them.
+    head = pd.DataFrame(heads, columns=["measure", "layer", "projection", "centred", "seeds"])
+    table = head.loc[np.repeat(np.arange(len(heads)), counts)].reset_index(drop=True)
+    for name, parts in zip(("source", "target", "value", "chance", "pairs"), zip(*columns, strict=True), strict=True):
+        table[name] = np.concatenate(parts)
+    return table[COLUMNS]
 
 
 def long_table(similarity: pd.DataFrame) -> pd.DataFrame:
@@ -127,7 +127,7 @@ def norm_table(comparison: Comparison) -> pd.DataFrame:
     rows = []
     for part, wheres in comparison.parts.items():
         found = [comparison.modules[where] for where in wheres]
-        norms, centred = comparison.norms(part), comparison.norms(part, centred=True)
+        norms, centred = norms_of(found), norms_of(found, centred=True)
         ranks = np.stack([g.rank for g in found])
         spread = np.stack([g.effective_rank for g in found])
         for k, name in enumerate(comparison.names):
@@ -184,6 +184,12 @@ def random_angles(width: int, first: int, second: int, *, seed: int = 0) -> Floa
 
 def _tasks(names: Sequence[Name]) -> list[str]:
     return list(dict.fromkeys(name.task for name in names))
+
+
+def _self(names: Sequence[Name]) -> np.ndarray:
+    """Which pairs of updates are of one task."""
+    tasks = np.array([name.task for name in names], dtype=object)
+    return tasks[:, None] == tasks[None, :]
 
 
 def _pairs(names: Sequence[Name], seeds: str) -> np.ndarray:
