@@ -141,8 +141,9 @@ def matrices_of(table: pd.DataFrame, *, name: str = "similarity") -> list[TaskMa
 def pooled(matrices: Sequence[TaskMatrix]) -> list[TaskMatrix]:
     """For every measure of two layers or more, the mean over its layers, each scaled to a standard deviation of 1.
 
-    A measure that was given for the whole model as well (layer "all") has its summary already. Scaling lets no layer count for more because its similarities are spread more widely. No layer is chosen, so that
-    nothing has to be corrected for a choice.
+    A measure that was given for the whole model as well (layer "all") has its summary already. Scaling lets no layer
+    count for more because its similarities are spread more widely. No layer is chosen, so that nothing has to be
+    corrected for a choice.
     """
     found = []
     for measure in dict.fromkeys(matrix.measure for matrix in matrices):
