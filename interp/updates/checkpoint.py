@@ -130,7 +130,7 @@ def read_checkpoint(folder: Path, name: Name, *, base: Weights | None) -> Checkp
             raise CrosstaskError(
                 f"{key!r} has shape {after.shape(where)} in {folder} and {base.shape(where)} in {base.folder}"
             )
-    return CheckpointUpdate(name, folder, sources, str(base.folder), {}, after=after, before=base)
+    return CheckpointUpdate(name, folder, sources, after=after, before=base)
 
 
 def read_delta(folder: Path, name: Name, *, record: Mapping[str, Any] | None = None) -> DeltaUpdate:
