@@ -27,7 +27,7 @@ from interp.updates.geometry import SIDES, Geometry, geometry
 from interp.updates.places import Place, last_attention_output
 from interp.updates.update import Name, Update
 
-DIRECTED = frozenset({"energy_output", "energy_input", "gain", "gain_unit", "projection"})
+DIRECTED = frozenset({"energy_output", "energy_input", "gain", "gain_unit", "state_projection"})
 """Measures whose two directions differ."""
 GAUGE = frozenset({"a_alone", "b_alone"})
 """Measures that depend on how BA was split."""
