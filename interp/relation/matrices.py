@@ -25,7 +25,7 @@ from jaxtyping import Float
 
 from interp.errors import CrosstaskError
 from interp.transfer.names import identity, ordered
-from interp.transfer.reading import read_header, read_rows, read_text
+from interp.transfer.reading import read_header, read_rows, read_text, require_columns
 
 LONG_COLUMNS = ("source", "target", "value")
 ALL_LAYERS, POOLED = "all", "pooled"
@@ -112,6 +112,8 @@ def read_matrices(path: Path | str) -> list[TaskMatrix]:
     if not path.exists():
         raise CrosstaskError(f"{path} does not exist; expected a CSV file of similarities, or a folder of such files.")
     header = read_header(path)
+    if len(header) == 1:
+        require_columns(path, header, LONG_COLUMNS)  # says which separator there is instead
     if "source" in header and "target" in header:
         return _long_matrices(_long_rows(path), origin=str(path), measure=path.stem)
     return [_square(path)]

@@ -203,7 +203,7 @@ class ModelRelation:
             table = covariate_terms(z, transfer, names=names, beside=beside, **self._given)
             matrix = self.matrices[index]
             parts.append(table.assign(regression=matrix.name, role="covariate", layer=matrix.layer))
-        return self._of_model(pd.concat(parts, ignore_index=True))[MRQAP_COLUMNS[:-1]]
+        return self._of_model(pd.concat(parts, ignore_index=True)).reindex(columns=MRQAP_COLUMNS[:-1])
 
     # Prediction
 
