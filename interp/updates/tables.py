@@ -21,7 +21,7 @@ from interp.updates.update import Name
 COLUMNS = ["measure", "layer", "projection", "source", "target", "value", "chance", "centred", "seeds", "pairs"]
 CEILING_COLUMNS = ["measure", "layer", "projection", "task", "value", "low", "high", "chance", "centred", "pairs"]
 NORM_COLUMNS = ["layer", "projection", "task", "seed", "norm", "norm_centred", "rank", "effective_rank"]
-ANGLE_COLUMNS = ["layer", "projection", "side", "source", "target", "index", "degrees", "chance", "pairs"]
+ANGLE_COLUMNS = ["layer", "projection", "side", "source", "target", "index", "degrees", "chance", "seeds", "pairs"]
 DRAWS = 20
 """Random subspaces behind the chance level of an angle."""
 
@@ -144,26 +144,25 @@ def angle_table(comparison: Comparison) -> pd.DataFrame:
 
     Returns:
         Columns layer, projection, side, source, target, index (0 is the smallest angle), degrees, chance (the mean of
-        random subspaces of the same ranks and width) and pairs. Pairs of one task are two of its seeds.
+        random subspaces of the same ranks and width), seeds ("same" or "different") and pairs. Pairs of one task are
+        two of its seeds.
     """
     rows = []
     for where, found in comparison.modules.items():
         if where.layer < 0:
             continue
-        grouped: dict[tuple[str, str, str], list[Float[np.ndarray, " r"]]] = {}
-        chances: dict[tuple[str, str, str], Float[np.ndarray, " r"]] = {}
+        grouped: dict[tuple[str, str, str, str], list[tuple[Float[np.ndarray, " r"], Float[np.ndarray, " r"]]]] = {}
         for (i, j, side), angles in found.angles.items():
-            key = side, comparison.names[i].task, comparison.names[j].task
-            grouped.setdefault(key, []).append(angles)
+            one, other = comparison.names[i], comparison.names[j]
             width = found.shape[0] if side == "output" else found.shape[1]
-            chances[key] = random_angles(width, int(found.rank[i]), int(found.rank[j]))
-        for key, several in grouped.items():
-            least = min(map(len, several))
-            mean = np.mean([angles[:least] for angles in several], axis=0)
-            for index in range(least):
-                rows.append(
-                    (where.layer, where.projection, *key, index, mean[index], chances[key][index], len(several))
-                )
+            random = random_angles(width, int(found.rank[i]), int(found.rank[j]))
+            key = side, one.task, other.task, "same" if one.seed == other.seed else "different"
+            grouped.setdefault(key, []).append((angles, random))
+        for (side, source, target, seeds), pairs in grouped.items():
+            least = min(len(angles) for angles, _ in pairs)
+            mean, chance = (np.mean([pair[kind][:least] for pair in pairs], axis=0) for kind in (0, 1))
+            head = where.layer, where.projection, side, source, target
+            rows += [(*head, index, mean[index], chance[index], seeds, len(pairs)) for index in range(least)]
     return pd.DataFrame(rows, columns=ANGLE_COLUMNS)
 
 

@@ -179,12 +179,13 @@ def test_norms_and_ranks_are_those_of_the_matrices(comparison: Comparison, matri
 def test_angles_of_tasks_are_means_over_pairs_of_seeds(comparison: Comparison) -> None:
     angles = angle_table(comparison)
     one = angles[(angles["layer"] == 0) & (angles["projection"] == "q_proj") & (angles["side"] == "output")]
-    pair = one[(one["source"] == "relative_depth") & (one["target"] == "counting")]
+    pair = one[(one["source"] == "relative_depth") & (one["target"] == "counting") & (one["seeds"] == "same")]
     assert list(pair["index"]) == [0, 1]  # of ranks 2 and 3
-    assert set(pair["pairs"]) == {4}
+    assert set(one["pairs"]) == {1, 2}  # two seeds of a task are one pair
     place, names = next(iter(comparison.modules)), comparison.names
     members = [(i, j) for i, j, side in comparison.modules[place].angles if side == "output"]
     chosen = [(i, j) for i, j in members if {names[i].task, names[j].task} == {"relative_depth", "counting"}]
+    chosen = [(i, j) for i, j in chosen if names[i].seed == names[j].seed]
     where = next(w for w in comparison.modules if w.name == "layers.0.self_attn.q_proj")
     expected = np.mean([comparison.modules[where].angles[i, j, "output"] for i, j in chosen], axis=0)
     assert list(pair["degrees"]) == pytest.approx(list(expected))
