@@ -15,6 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 FAMILIES = {"task vectors": "#0072B2", "updates": "#D55E00", "other": "#009E73", "covariate": "#777777"}
 KINDS = {"baseline": "#777777", "similarity": "#0072B2", "combination": "#D55E00", "ceiling": "#222222"}
@@ -130,6 +131,7 @@ def layer_curves(relation: pd.DataFrame) -> Figure | None:
         reach = float(mine["null_maxt"].iloc[0])
         ax.axhspan(-reach, reach, color="#EEEEEE", zorder=0, label="95 % of the largest of all, permuted")
         ax.axhline(0, color="#999999", linewidth=0.8)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlabel("layer")
         ax.set_title(model if len(models) > 1 else "", fontsize=9, loc="left")
     axes[0].set_ylabel("correlation with transfer, double-centred")
@@ -245,7 +247,9 @@ def _points(ax: Axes, both: pd.DataFrame, x: str, y: str, *, binary: bool = Fals
     pull = ((both[x] - both[x].mean()) * (both[y] - both[y].mean())).abs()
     for row in both.loc[pull.nlargest(_NAMED).index].to_dict("records"):
         label = f"{row['source']} to {row['target']}"
-        ax.annotate(label, (row[x], row[y]), textcoords="offset points", xytext=(4, 3), fontsize=6.5)
+        right = row[x] > both[x].mean()
+        place = {"xytext": (-4 if right else 4, 3), "ha": "right" if right else "left", "textcoords": "offset points"}
+        ax.annotate(label, (row[x], row[y]), fontsize=6.5, **place)
     ax.axhline(0, color="#DDDDDD", linewidth=0.8, zorder=0)
     ax.axvline(0, color="#DDDDDD", linewidth=0.8, zorder=0)
 

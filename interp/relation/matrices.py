@@ -223,28 +223,34 @@ def _layer(value: Any) -> str:
 
 def _square(path: Path) -> TaskMatrix:
     """A square file."""
-    lines = list(_lines(path))
-    _, header = lines[0]
-    columns = header[1:]
+    (_, header), *lines = _lines(path)
+    columns, rows = header[1:], [fields[0] for _, fields in lines]
+    _require_square(rows, columns, str(path))
     cells: dict[tuple[str, str], float] = {}
-    rows: list[str] = []
-    for line, (name, *texts) in lines[1:]:
+    for line, (name, *texts) in lines:
         if len(texts) != len(columns):
             raise CrosstaskError(
                 f"{path}, line {line}: {len(texts)} values after {name!r}; expected {len(columns)}, one for each task "
                 "of the first row."
             )
-        if not columns or not name:
-            break
-        rows.append(name)
         for column, text in zip(columns, texts, strict=True):
             cells[name, column] = _number(text, f"{path}, line {line}")
-    if not rows or not columns:
-        raise CrosstaskError(
-            f"{path} is neither long nor square; expected columns {', '.join(LONG_COLUMNS)}, or task names in the "
-            "first row and the first column."
-        )
     return _from_square(rows, columns, cells, measure=path.stem, origin=str(path))
+
+
+def _require_square(rows: Sequence[str], columns: Sequence[str], origin: str) -> None:
+    """Raises an error unless names of the first column are in the first row, and none is there twice."""
+    if not {identity(name) for name in rows} & {identity(name) for name in columns}:
+        raise CrosstaskError(
+            f"{origin} is neither long nor square: it has no columns {', '.join(LONG_COLUMNS)}, and no name of the "
+            f"first column ({', '.join(rows[:_SHOWN]) or 'empty'}) is in the first row ({', '.join(columns[:_SHOWN])})."
+        )
+    for names, where in ((rows, "first column"), (columns, "first row")):
+        known: dict[str, str] = {}
+        for name in names:
+            if identity(name) in known:
+                raise CrosstaskError(f"{origin}: {name!r} is in the {where} twice (as {known[identity(name)]!r}).")
+            known[identity(name)] = name
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -257,18 +263,8 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
 def _from_square(
     rows: Sequence[str], columns: Sequence[str], cells: Mapping[tuple[str, str], Any], *, measure: str, origin: str
 ) -> TaskMatrix:
-    for names, where in ((rows, "first column"), (columns, "first row")):
-        known: dict[str, str] = {}
-        for name in names:
-            if identity(name) in known:
-                raise CrosstaskError(f"{origin}: {name!r} is in the {where} twice (as {known[identity(name)]!r}).")
-            known[identity(name)] = name
+    _require_square(rows, columns, origin)
     common = {identity(name) for name in rows} & {identity(name) for name in columns}
-    if not common:
-        raise CrosstaskError(
-            f"{origin} is neither long nor square: no name of the first column ({', '.join(rows[:_SHOWN])}) is in the "
-            f"first row ({', '.join(columns[:_SHOWN])})."
-        )
     kept = {
         (identity(source), identity(target)): _number(value, origin)
         for (source, target), value in cells.items()

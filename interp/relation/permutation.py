@@ -19,14 +19,16 @@ Waugh and Lovell its t rises with the partial correlation
 e and y' the unit vectors of what covariates leave of similarity and transfer, Q an orthonormal basis of the covariates;
 <P e, y'> = <e, P^-1 y'>, so that once more one gather serves all similarities.
 
-Krackhardt (1988); research on why to centre first: with 13 tasks and 90 % of the variance in the targets, cell-wise
-tests of unrelated matrices are significant in a fifth of the cases, and QAP of raw matrices has hardly any power.
+Krackhardt (1988). Why to centre first: with 13 tasks and 90 % of the variance in the targets, cell-wise tests of
+unrelated matrices are significant in a fifth of the cases, and QAP of raw matrices has hardly any power; the tests
+simulate both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import permutations as every_order
 from math import factorial
 
@@ -87,10 +89,19 @@ def node_orders(side: int, *, count: int = PERMUTATIONS, seed: int = 0) -> Int[n
     """
     if count < 1:
         raise CrosstaskError(f"{count} permutations were asked for; expected 1 or more.")
-    if side < EXACT_BELOW:
-        return np.array(list(every_order(range(side))))[1:]
-    rng = np.random.default_rng(seed)
-    return rng.permuted(np.broadcast_to(np.arange(side), (count, side)), axis=1)
+    return _node_orders(side, None if side < EXACT_BELOW else count, seed)
+
+
+@lru_cache(maxsize=4)
+def _node_orders(side: int, count: int | None, seed: int) -> Int[np.ndarray, "B K"]:
+    """All but the identity (count None), or so many random ones; every test of a study asks for the same."""
+    if count is None:
+        orders = np.array(list(every_order(range(side))))[1:]
+    else:
+        rng = np.random.default_rng(seed)
+        orders = rng.permuted(np.broadcast_to(np.arange(side), (count, side)), axis=1)
+    orders.setflags(write=False)
+    return orders
 
 
 def is_exact(side: int, orders: Int[np.ndarray, "B K"]) -> bool:
@@ -151,7 +162,7 @@ def qap(
     orders = node_orders(side, count=count, seed=seed)
     labels = list(dict.fromkeys(groups)) if groups is not None else [None]
     members = [np.array([group == label for group in groups or [None] * len(e)]) for label in labels]
-    reached, sizes, largest = np.zeros(len(r)), np.empty((len(orders), len(r)), np.float32), np.empty((len(orders), 0))
+    reached, sizes = np.zeros(len(r)), np.empty((len(orders), len(r)), np.float32)
     largest = np.empty((len(orders), len(labels)))
     stack = _matrices(np.vstack([y[None], q]), side)
     step = max(1, _CHUNK // stack[:, 0].size // side)
