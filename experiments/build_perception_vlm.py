@@ -40,7 +40,7 @@ class Arguments:
     batch: int = 64
     """Items of a step."""
     parts: int = 4
-    """Parts of a step that run one after another."""
+    """Parts of like length that a step of the decoder is cut into."""
     tower_peak: float = 1e-3
     """Peak learning rate of the tower."""
     decoder_peak: float = 1e-3

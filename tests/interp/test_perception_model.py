@@ -14,7 +14,7 @@ from interp.errors import CrosstaskError
 from interp.models.base import Model, load_model
 from interp.models.perception import build, optimise
 from interp.models.perception.assemble import assemble
-from interp.models.perception.heads import Heads, words_of
+from interp.models.perception.heads import Heads, total, words_of
 from interp.models.perception.lessons import GRID, WHOLE, Lesson, cell_of, lessons
 from interp.models.perception.load import DECODER, load_perception_vlm, save_weights
 from interp.models.perception.optimise import Course
@@ -173,13 +173,24 @@ def test_classes_are_read_as_words(drawing: Model) -> None:
     words = words_of(drawing.tokenizer, drawing.module.get_input_embeddings().weight)
     taught = [Lesson("mark", "class", 0, cell, letter) for cell, letter in enumerate("ABCD")]
     heads = Heads(taught, 256, words)
-    tokens = torch.zeros(1, 1, GRID * GRID, 256)
+    tokens = torch.zeros(2, GRID * GRID, 256)
     for cell, letter in enumerate("ABCD"):
-        tokens[0, 0, cell] = words(letter)
-    assert heads(tokens, [taught])["mark"][1] == 1
-    assert heads(tokens.flip(2).roll(4, 2), [taught])["mark"][1] == 0
+        tokens[1, cell] = words(letter)
+    assert heads(tokens, [(1, taught)])["mark"][1] == 1
+    assert heads(tokens.roll(1, 1), [(1, taught)])["mark"][1] < 0.5
     far = [Lesson("distance", "value", 0, cell, float(cell)) for cell in range(4)]
-    assert Heads(far, 256, words)(tokens, [far])["distance"][0].isfinite()
+    assert Heads(far, 256, words)(tokens, [(0, far)])["distance"][0].isfinite()
+
+
+def test_heads_of_one_family_count_as_one() -> None:
+    one, two = torch.tensor(1.0), torch.tensor(2.0)
+    said = {
+        "number of red": (one, 0.0),
+        "number of blue": (two, 0.0),
+        "left of A": (one, 0.0),
+        "top of thing": (one, 0.0),
+    }
+    assert float(total({**said, "mark": (two, 0.0)})) == 1.5 + 1 + 2
 
 
 def test_training_resumes_to_the_same_weights(
@@ -200,10 +211,10 @@ def test_training_resumes_to_the_same_weights(
         model.load_state_dict(start.state_dict())
         folder, said = tmp_path / name, []
         folder.mkdir(exist_ok=True)
-        how = {"batch": 6, "parts": 2, "folder": folder, "log": stop if broken else said.append}
+        how = {"batch": 6, "folder": folder, "log": stop if broken else said.append}
         train_tower(model, shards, course, words=words, watched=shards, **how)
         seen = see(model, shards, Marker(drawing.tokenizer))
-        train_decoder(model, seen, course, fact_weight=0.3, watched=seen, **how)
+        train_decoder(model, seen, course, parts=2, fact_weight=0.3, watched=seen, **how)
         return model, said
 
     whole, said = trained("whole", broken=False)

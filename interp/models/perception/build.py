@@ -63,7 +63,7 @@ def build(folder: Path, *, recipe: dict[str, Any], processes: int, log: Log) -> 
     shards, watched = ([load_shard(folder / "shards", plan) for plan in some] for some in (wanted, others))
     torch.manual_seed(recipe["seed"])
     model, processor, directions, base_sha256 = assemble()
-    how = {"folder": folder, "log": log, "batch": recipe["batch"], "parts": recipe["parts"]}
+    how = {"folder": folder, "log": log, "batch": recipe["batch"]}
     words = words_of(processor.tokenizer, model.get_input_embeddings().weight)
     course = Course(recipe["tower_steps"], recipe["tower_peak"], recipe["seed"])
     first = [shard for shard in shards if shard.plan.start < recipe["tower_items"]]
@@ -71,7 +71,9 @@ def build(folder: Path, *, recipe: dict[str, Any], processes: int, log: Log) -> 
     marker = Marker(processor.tokenizer)
     seen, watched_seen = see(model, shards, marker), see(model, watched, marker)
     course = Course(recipe["decoder_steps"], recipe["decoder_peak"], recipe["seed"])
-    train_decoder(model, seen, course, fact_weight=recipe["fact_weight"], watched=watched_seen, **how)
+    train_decoder(
+        model, seen, course, parts=recipe["parts"], fact_weight=recipe["fact_weight"], watched=watched_seen, **how
+    )
     save_weights(weights, model, directions, base_sha256=base_sha256)
     return weights
 

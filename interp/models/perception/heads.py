@@ -9,6 +9,7 @@ linear map, a match by the cosines of linearly mapped tokens.
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,6 +24,9 @@ from interp.models.perception.lessons import Lesson
 
 MATCH_WIDTH, MATCH_SHARPNESS = 64, 8.0
 CLASS_SHARPNESS = 4.0
+VALUE_WEIGHT = 2.0
+
+_SIDE = re.compile("(left|top|right|bottom) of ")
 
 Words = Callable[[str], torch.Tensor]
 """A name to its embedding, [D]."""
@@ -43,8 +47,8 @@ def compared_classes(read: Float[torch.Tensor, "N C"], wanted: Int[torch.Tensor,
 
 
 def compared_values(read: Float[torch.Tensor, " N"], values: Float[torch.Tensor, " N"]) -> tuple[torch.Tensor, float]:
-    """Smooth L1, and the correlation (NaN for fewer than three values)."""
-    loss = functional.smooth_l1_loss(read, values)
+    """Weighted smooth L1, and the correlation (NaN for fewer than three values)."""
+    loss = VALUE_WEIGHT * functional.smooth_l1_loss(read, values)
     if len(values) < 3 or float(values.std()) == 0:
         return loss, math.nan
     return loss, float(np.corrcoef(read.detach().numpy(), values.numpy())[0, 1])
@@ -67,22 +71,32 @@ class Heads(nn.Module):
             head: _apart(torch.stack([words(name) for name in names])) for head, names in self.classes.items()
         }
 
-    def forward(self, tokens: Float[torch.Tensor, "B I N D"], rows: Sequence[Sequence[Lesson]]) -> dict[str, Any]:
-        """Head -> (loss, share right or correlation) over a batch's lessons."""
+    def forward(
+        self, tokens: Float[torch.Tensor, "I N D"], items: Sequence[tuple[int, Sequence[Lesson]]]
+    ) -> dict[str, tuple[torch.Tensor, float]]:
+        """Compare a batch's lessons.
+
+        Args:
+            tokens: projected tokens of all pictures of the batch.
+            items: for each item the index of its first picture, and its lessons.
+
+        Returns:
+            Head -> (loss, share right or correlation).
+        """
         tokens = self.norm(tokens)
-        tokens = torch.cat([tokens, tokens.mean(2, keepdim=True)], 2)  # index -1 is WHOLE
+        tokens = torch.cat([tokens, tokens.mean(1, keepdim=True)], 1)  # index -1 is WHOLE
         groups: dict[tuple[str, int], list[tuple[int, Lesson]]] = defaultdict(list)
-        for row, taught in enumerate(rows):
+        for first, taught in items:
             for lesson in taught:
-                groups[lesson.head, len(lesson.places)].append((row, lesson))
+                groups[lesson.head, len(lesson.places)].append((first, lesson))
         return {head: self._compare(head, tokens, found) for (head, _), found in groups.items()}
 
     def _compare(
-        self, head: str, tokens: Float[torch.Tensor, "B I N D"], found: Sequence[tuple[int, Lesson]]
+        self, head: str, tokens: Float[torch.Tensor, "I N D"], found: Sequence[tuple[int, Lesson]]
     ) -> tuple[torch.Tensor, float]:
         kind = found[0][1].kind
-        rows = torch.tensor([row for row, _ in found])
-        at = tokens[rows, [lesson.image for _, lesson in found], [lesson.cell for _, lesson in found]]
+        firsts = torch.tensor([first for first, _ in found])
+        at = tokens[[first + lesson.image for first, lesson in found], [lesson.cell for _, lesson in found]]
         if kind == "class":
             wanted = torch.tensor([self.classes[head][str(lesson.value)] for _, lesson in found])
             return compared_classes((at @ self.names[head].to(at.dtype).T).float() * self.sharpness[head], wanted)
@@ -90,7 +104,7 @@ class Heads(nn.Module):
         if kind == "value":
             return compared_values(read[:, 0], torch.tensor([float(lesson.value) for _, lesson in found]))
         places = torch.tensor([lesson.places for _, lesson in found])  # [n, candidates, 2]
-        others = self.maps[head](tokens[rows[:, None], places[..., 0], places[..., 1]]).float()
+        others = self.maps[head](tokens[firsts[:, None] + places[..., 0], places[..., 1]]).float()
         cosines = functional.cosine_similarity(read[:, None], others, dim=-1) * MATCH_SHARPNESS
         return compared_classes(cosines, torch.tensor([int(lesson.value) for _, lesson in found]))
 
@@ -110,6 +124,14 @@ def _apart(rows: Float[torch.Tensor, "C D"]) -> Float[torch.Tensor, "C D"]:
     return functional.normalize(apart, dim=-1)
 
 
-def summary(said: Mapping[str, tuple[torch.Tensor, float]]) -> dict[str, float]:
+def total(compared: Mapping[str, tuple[torch.Tensor, float]]) -> torch.Tensor:
+    """Sum of the losses, where heads of one family (numbers of each kind, sides of each box) count as one."""
+    families: dict[str, list[torch.Tensor]] = defaultdict(list)
+    for head, (loss, _) in compared.items():
+        families["number" if head.startswith("number of") else "side" if _SIDE.match(head) else head].append(loss)
+    return sum((torch.stack(losses).mean() for losses in families.values()), torch.zeros(()))
+
+
+def summary(compared: Mapping[str, tuple[torch.Tensor, float]]) -> dict[str, float]:
     """What is logged of compared lessons."""
-    return {head: value for head, (_, value) in said.items() if not math.isnan(value)}
+    return {head: value for head, (_, value) in compared.items() if not math.isnan(value)}

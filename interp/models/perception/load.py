@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 TOWER, PROJECTOR, DECODER = "tower.safetensors", "projector.safetensors", "decoder.safetensors"
 STEM = ("embeddings.stem.", "embeddings.blocks.")
 DIRECTIONS = "directions"
+WEIGHTS = Path(__file__).parent / "weights"
+"""Of the model that comes with the package."""
 
 
 def with_stem(model: LlavaForConditionalGeneration) -> LlavaForConditionalGeneration:

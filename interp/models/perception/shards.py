@@ -87,6 +87,10 @@ class Shard:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def pictures(self, row: int) -> Float[torch.Tensor, "I N C"]:
+        """The cells of an item's pictures."""
+        return self.cells[row * self.n_images : (row + 1) * self.n_images]
+
 
 def plans(n: int, *, others: int, difficulties: tuple[float, float], per_shard: int = 500) -> list[ShardPlan]:
     """n items of each task's own form, and fewer of its other form, in shards."""

@@ -8,7 +8,7 @@ The decoder is left out: before a mark can be seen there is nothing to be read.
 from __future__ import annotations
 
 import functools
-import math
+import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from interp.models.perception.heads import Heads, Words, summary
+from interp.models.perception.heads import Heads, Words, summary, total
 from interp.models.perception.optimise import Course, Log, optimise
 from interp.models.perception.shards import Shard
 
@@ -35,7 +35,6 @@ def train_tower(
     *,
     words: Words,
     batch: int,
-    parts: int,
     folder: Path,
     log: Log,
     watched: Sequence[Shard] = (),
@@ -47,8 +46,7 @@ def train_tower(
         shards: what to learn from.
         course: how long and how fast.
         words: embeddings of names.
-        batch: items of a step.
-        parts: in how many parts, each from one shard.
+        batch: items of a step, of all tasks and forms.
         folder: where the checkpoint lies.
         log: called with one dict a logged step.
         watched: shards that are measured on from time to time.
@@ -59,30 +57,27 @@ def train_tower(
     tower = model.model.vision_tower
     trained = [tower.encoder, tower.pre_layrnorm, model.model.multi_modal_projector]
     trained += [tower.embeddings.patch_embedding, tower.embeddings.position_embedding]
-    with_lessons = [shard for shard in shards if any(shard.lessons)]
+    items = [(shard, row) for shard in shards for row, found in enumerate(shard.lessons) if found]
 
-    def losses(shard: Shard, rows: Sequence[int]) -> tuple[torch.Tensor, dict[str, float]]:
-        tokens = projected(model, shard.cells[_pictures(shard, rows)]).unflatten(0, (len(rows), shard.n_images))
-        compared = heads(tokens, [shard.lessons[row] for row in rows])
-        return sum((loss for loss, _ in compared.values()), torch.zeros(())), summary(compared)
+    def losses(chosen: Sequence[tuple[Shard, int]]) -> tuple[torch.Tensor, dict[str, float]]:
+        cells = torch.cat([shard.pictures(row) for shard, row in chosen])
+        firsts = [0, *itertools.accumulate(shard.n_images for shard, _ in chosen)]
+        lessons = [shard.lessons[row] for shard, row in chosen]
+        compared = heads(projected(model, cells), list(zip(firsts, lessons, strict=False)))
+        return total(compared), summary(compared)
 
     def of_step(step: int) -> list[functools.partial]:
         rng = np.random.default_rng([course.seed, step])
-        chosen = [with_lessons[i] for i in rng.integers(len(with_lessons), size=parts)]
-        return [
-            functools.partial(
-                losses, shard, rng.choice(len(shard), size=min(batch // parts, len(shard)), replace=False).tolist()
-            )
-            for shard in chosen
-        ]
+        chosen = [items[i] for i in rng.choice(len(items), size=min(batch, len(items)), replace=False)]
+        return [functools.partial(losses, chosen)]
 
     def watch() -> dict[str, float]:
         seen: dict[str, list[float]] = defaultdict(list)
         for shard in watched:
             if any(shard.lessons):
-                for head, value in losses(shard, range(len(shard)))[1].items():
+                for head, value in losses([(shard, row) for row in range(len(shard))])[1].items():
                     seen[head].append(value)
-        return {head: round(math.fsum(values) / len(values), 3) for head, values in sorted(seen.items())}
+        return {head: round(sum(values) / len(values), 3) for head, values in sorted(seen.items())}
 
     optimise(
         model,
@@ -102,7 +97,3 @@ def projected(model: LlavaForConditionalGeneration, cells: Float[torch.Tensor, "
     tower = model.model.vision_tower
     tokens = tower.encoder(inputs_embeds=tower.pre_layrnorm(tower.embeddings.tokens(cells))).last_hidden_state
     return model.model.multi_modal_projector(tokens)
-
-
-def _pictures(shard: Shard, rows: Sequence[int]) -> list[int]:
-    return [row * shard.n_images + image for row in rows for image in range(shard.n_images)]
