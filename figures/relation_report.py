@@ -8,9 +8,22 @@ from matplotlib.figure import Figure
 from figures import relation as draw
 from figures.page import Section, page
 
-CLAIMS = {"vectors": "task vectors", "updates": "updates", "others": "other", "format": "covariate"}
-"""Beginning of a figure's name -> family that it draws."""
-NAMES = ("structure", *CLAIMS, "prediction")
+CLAIMS = {
+    "task vectors": ("vectors_scatter", "vectors_heatmaps"),
+    "updates": ("updates_scatter", "updates_heatmaps"),
+    "other": ("others_scatter", "others_heatmaps"),
+    "covariate": ("format_scatter", "format_heatmaps"),
+}
+"""Family -> figures that show it."""
+_QUESTIONS = {
+    "structure": ("structure_scatter", "structure_heatmaps"),
+    "task vectors": CLAIMS["task vectors"],
+    "updates": CLAIMS["updates"],
+    "other similarities": CLAIMS["other"],
+    "format": CLAIMS["covariate"],
+    "predicted": ("prediction_scatter", "prediction_heatmaps", "predictors"),
+}
+"""Word of a question -> figures below it."""
 _COLUMNS = {
     "relation": (
         "model", "family", "measure", "layer", "r", "low", "high", "leave_one_out_low", "leave_one_out_high", "p",
@@ -41,16 +54,16 @@ def all_figures(tables: Mapping[str, pd.DataFrame]) -> dict[str, tuple[Figure, s
             "Transfer (rows: trained on; columns: tested on), and what row and column effects leave of it.",
         ),
     }
-    for name, family in CLAIMS.items():
+    for family, (points, matrices) in CLAIMS.items():
         if not draw.chosen_matrix(relation, family):
             continue
-        drawn[f"{name}_scatter"] = (
+        drawn[points] = (
             draw.scatter(pairs, relation, family=family),
             "A point for every ordered pair of tasks, row and column effects removed; the line is least squares. p: "
             "tasks permuted. Named are the pairs that decide the line most."
-            + (" Orange: the same format." if name == "format" else ""),
+            + (" Orange: the same format." if family == "covariate" else ""),
         )
-        drawn[f"{name}_heatmaps"] = (
+        drawn[matrices] = (
             draw.heatmaps(pairs, relation, family=family),
             "The same two matrices. A relation shows as the same colours in the same places.",
         )
@@ -108,7 +121,8 @@ def report(
     """
     sections = []
     for number, (question, sentences) in enumerate(answers.items(), 1):
-        shown = [figures[name] for name in _figures_of(question) if name in figures]
+        names = next(names for word, names in _QUESTIONS.items() if word in question.lower())
+        shown = [figures[name] for name in names if name in figures]
         sections.append(Section(f"{number}. {question}", paragraphs=sentences, figures=shown))
     overview = [figures[name] for name in ("correlations", "layers") if name in figures]
     if overview:
@@ -116,14 +130,6 @@ def report(
     listed = [(_table(name, tables[name]), notes[name]) for name in _COLUMNS if name in notes and len(tables[name])]
     sections.append(Section("Tables", tables=listed))
     return page(title, lead, [section for section in sections if section.has_content], details)
-
-
-def _figures_of(question: str) -> list[str]:
-    """Names of the figures that belong to a question, told by a word of it."""
-    words = {"structure": "structure", "vectors": "vectors", "updates": "updates", "other": "others"}
-    words |= {"format": "format", "predicted": "prediction"}
-    name = next(name for word, name in words.items() if word in question.lower())
-    return [f"{name}_scatter", f"{name}_heatmaps", *(["predictors"] if name == "prediction" else [])]
 
 
 def _table(name: str, table: pd.DataFrame) -> pd.DataFrame:
