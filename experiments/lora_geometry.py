@@ -56,7 +56,7 @@ class Arguments:
     """The base model for --gains and --states: bundled, a hub id, or a folder."""
     targets: Annotated[tuple[str, ...], arg("TASK ...", "the adapters' tasks")] = ()
     """Tasks whose loss the gains are of."""
-    difficulty: float = 0.5
+    difficulty: Annotated[float | None, arg("0..1", "the trainings' own, else 0.5")] = None
     """Of the items, 0 (easiest) to 1."""
     batch: int = 8
     """Items that are read together."""
@@ -133,17 +133,15 @@ def _on_the_model(
     tasks = [identity(task) for task in arguments.targets] or list(dict.fromkeys(u.name.task for u in updates))
     found: list[Measured] = []
     if arguments.gains:
-        losses = {
-            task: answer_losses(model, _items(arguments, task, arguments.gains, model), batch=arguments.batch)
-            for task in tasks
-        }
+        items = {task: _items(arguments, updates, task, arguments.gains, model) for task in tasks}
+        losses = {task: answer_losses(model, shown, batch=arguments.batch) for task, shown in items.items()}
         slopes = gains(model, updates, losses, progress=lambda task: console.print(f"Gradients on {task}."))
         norms = {where: norms_of([one]) for where, one in comparison.modules.items()}
         found += measured_gains(slopes, updates, norms)
     if arguments.states:
-        items = [item for task in tasks for item in _items(arguments, task, arguments.states, model)]
+        shown = [item for task in tasks for item in _items(arguments, updates, task, arguments.states, model)]
         folders = {str(update.name): update.folder for update in updates}
-        states, leave = end_states(model, folders, items, batch=arguments.batch)
+        states, leave = end_states(model, folders, shown, batch=arguments.batch)
         try:
             found += measured_changes(state_changes(list(folders), states))
         finally:
@@ -151,13 +149,16 @@ def _on_the_model(
     return found, {model.name: model.fingerprint}
 
 
-def _items(arguments: Arguments, task: str, n: int, model: Any) -> "list[Example]":
-    """Items of a task with their answers, of the form that it is asked in by default."""
+def _items(arguments: Arguments, updates: "Sequence[Update]", task: str, n: int, model: Any) -> "list[Example]":
+    """Items of a task with their answers, as its adapter was trained on: same form, difficulty and size."""
     from interp.tasks.perception.datasets import training_data
     from interp.tuning.dataset import as_example, picture_side
 
-    options = {"difficulty": arguments.difficulty, "size": picture_side(model), "seed": arguments.seed}
-    data = training_data(task, n=n, **options)
+    trained = next((u.record["config"] for u in updates if u.name.task == task and "config" in u.record), {})
+    own = trained.get("difficulty", 0.5) if arguments.difficulty is None else arguments.difficulty
+    size = trained.get("size") or picture_side(model)
+    form = trained.get("form") or str(trained.get("task", "")).partition("/")[2] or None
+    data = training_data(task, n=n, form=form, difficulty=own, size=size, seed=arguments.seed)
     return [as_example(data[index]) for index in range(len(data))]
 
 

@@ -37,6 +37,7 @@ HEATMAPS = (
     ("state_cosine", False),
 )  # fmt: skip
 PROFILES = (("cosine", False), ("cosine", True), ("overlap_output", False), ("overlap_input", False))
+_NUMBERS = {"layer": int, "value": float, "chance": float}
 _GRID: dict[str, Any] = {"color": "#E2E2E2", "linewidth": 0.6}
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#444444")
 
@@ -188,7 +189,7 @@ def _layers(table: pd.DataFrame, measure: str, centred: bool) -> pd.DataFrame:
     """The rows of a measure in single layers, with the layer as a number."""
     shown = table[(table["measure"] == measure) & (table["centred"] == centred) & (table["layer"].astype(str) != "all")]
     shown = _one_kind(shown) if "seeds" in shown else shown
-    return shown.assign(layer=shown["layer"].astype(int))
+    return shown.assign(**{name: shown[name].astype(kind) for name, kind in _NUMBERS.items()})
 
 
 def _curve(rows: pd.DataFrame) -> pd.DataFrame:
