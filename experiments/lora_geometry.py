@@ -173,7 +173,7 @@ def _lead(updates: "Sequence[Update]", tables: "dict[str, pd.DataFrame]") -> lis
         f"{', '.join(map(str, seeds))}), compared as dW; |dW| from {whole['norm'].min():.3g} to "
         f"{whole['norm'].max():.3g}."
     ]
-    if ceilings.empty:
+    if not ceilings["measure"].eq("cosine").any():
         lines.append(
             "There is one seed of each task, so there is no ceiling; and if all were trained with one seed, all began "
             "with the same A, which makes them alike on the input side from the start."

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from interp.updates.comparison import DIRECTED, Comparison, Measured, norms_of
+from interp.updates.comparison import DIRECTED, GAUGE, PAPER, Comparison, Measured, norms_of
 from interp.updates.update import Name
 
 COLUMNS = ["measure", "layer", "projection", "source", "target", "value", "chance", "centred", "seeds", "pairs"]
@@ -62,11 +62,13 @@ def similarity_table(comparison: Comparison, *, more: Iterable[Measured] = ()) -
 
 
 def long_table(similarity: pd.DataFrame) -> pd.DataFrame:
-    """Square matrices, one a measure and layer, in the form that experiments.relate reads.
+    """Square matrices of the whole model and of each layer, as experiments.relate reads them.
 
-    Measures are called as in the similarity table, with `_centred` where the common mean was taken off, and with
-    `_above_chance` for overlaps less their chance level. They are those of pairs with different seeds where there are
-    any; those of the same seed then have `_same_seed`. `paper` has layer "all".
+    Measures are called `update_` and as in the similarity table (gains keep their name), with `_centred` where the
+    common mean was taken off, and `_above_chance` for overlaps less their chance level where ranks differ. They are of
+    pairs with different seeds if there are any. `update_paper` has layer "all". Each further matrix costs power where
+    the best of them is tested, so what a split of BA or a size decides (`a_alone`, `b_alone`, `inner_product`) is left
+    out, and so are matrices that are not defined for every pair.
 
     Args:
         similarity: table of :func:`similarity_table`.
@@ -74,45 +76,45 @@ def long_table(similarity: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Columns measure, layer, source, target, value; both directions of every pair.
     """
-    whole = similarity[(similarity["projection"] == "all") | (similarity["measure"] == "paper")].copy()
-    whole.loc[whole["measure"] == "paper", "layer"] = "all"
-    overlap = whole[whole["measure"].str.startswith("overlap_")].copy()
-    overlap["measure"] += "_above_chance"
-    overlap["value"] -= overlap["chance"]
-    whole = pd.concat([whole, overlap], ignore_index=True)
-    both = set(whole["seeds"]) == {"same", "different"}
-    directed = whole["measure"].isin(DIRECTED)
-    whole["measure"] += np.where(whole["centred"], "_centred", "")
-    whole["measure"] += np.where(both & (whole["seeds"] == "same"), "_same_seed", "")
-    back = whole[~directed].rename(columns={"source": "target", "target": "source"})
-    columns = ["measure", "layer", "source", "target", "value"]
-    return pd.concat([whole, back], ignore_index=True)[columns]
+    whole = similarity[(similarity["projection"] == "all") | (similarity["measure"] == PAPER)].copy()
+    whole = whole[~whole["measure"].isin({*GAUGE, "inner_product"})]
+    if (whole["seeds"] == "different").any():
+        whole = whole[whole["seeds"] == "different"]
+    whole.loc[whole["measure"] == PAPER, "layer"] = "all"
+    overlap = whole[whole["measure"].str.startswith("overlap_")]
+    varies = overlap.groupby(["measure", "layer"])["chance"].transform(lambda chance: np.ptp(chance) > 1e-12)
+    less = overlap[varies.astype(bool)]
+    less = less.assign(measure=less["measure"] + "_above_chance", value=less["value"] - less["chance"])
+    whole = pd.concat([whole, less], ignore_index=True)
+    back = whole[~whole["measure"].isin(DIRECTED)].rename(columns={"source": "target", "target": "source"})
+    whole = pd.concat([whole, back], ignore_index=True)
+    name = whole["measure"].where(whole["measure"].str.startswith("gain"), "update_" + whole["measure"])
+    whole["measure"] = name + np.where(whole["centred"], "_centred", "")
+    n = len(set(whole["source"]) | set(whole["target"]))
+    complete = whole.groupby(["measure", "layer"])["value"].transform("size") == n * (n - 1)
+    return whole.loc[complete, ["measure", "layer", "source", "target", "value"]].reset_index(drop=True)
 
 
 def ceiling_table(comparison: Comparison, *, more: Iterable[Measured] = ()) -> pd.DataFrame:
     """How alike two seeds of one task are: the most that two tasks can be expected to be.
 
     Returns:
-        Columns measure, layer, projection, task, value, low and high (over pairs of seeds), chance, centred, pairs; no
-        rows where every task has one seed.
+        Columns measure, layer, projection, task, value, low and high (over pairs of seeds), chance, centred, pairs;
+        gains are those of a task's updates on the task itself. No other rows where every task has one seed.
     """
     tasks, rows = _tasks(comparison.names), []
     within = {task: [i for i, name in enumerate(comparison.names) if name.task == task] for task in tasks}
     for one in (*comparison.measured(), *more):
         for task, members in within.items():
-            pairs = [(i, j) for i, j in product(members, repeat=2) if i != j]
+            # An update has a gain on its own task too; with itself it has every other measure trivially.
+            own = one.measure.startswith("gain")
+            pairs = [(i, j) for i, j in product(members, repeat=2) if i != j or own]
             values = np.array([one.value[pair] for pair in pairs])
             values = values[~np.isnan(values)]
             if len(values):
                 chance = float(np.nanmean([one.chance[pair] for pair in pairs]))
-                spread = (
-                    values.mean(),
-                    values.min(),
-                    values.max(),
-                    chance,
-                    one.centred,
-                    len(values) // (1 if one.measure in DIRECTED else 2),
-                )
+                count = len(values) if one.measure in DIRECTED else len(values) // 2
+                spread = (values.mean(), values.min(), values.max(), chance, one.centred, count)
                 rows.append((one.measure, one.part.layer, one.part.projection, task, *spread))
     return pd.DataFrame(rows, columns=CEILING_COLUMNS)
 

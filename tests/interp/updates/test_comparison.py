@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from interp.errors import CrosstaskError
+from interp.relation.matrices import read_matrices
 from interp.updates import (
     Comparison,
     angle_table,
@@ -142,23 +143,45 @@ def test_one_seed_has_no_ceiling_and_pairs_of_one_kind(tmp_path: Path) -> None:
     assert ceiling_table(found).empty
     table = similarity_table(found)
     assert set(table["seeds"]) == {"same"}
-    assert not long_table(table)["measure"].str.contains("same_seed").any()
+    assert "update_cosine" in set(long_table(table)["measure"])
 
 
 def test_long_table_has_square_matrices_by_layer(table: pd.DataFrame) -> None:
     long = long_table(table)
     assert list(long.columns) == ["measure", "layer", "source", "target", "value"]
     assert set(long["layer"]) == {"all", 0, 1, 2}
-    assert {"cosine", "cosine_centred", "cosine_same_seed", "overlap_output_above_chance", "paper"} <= set(
-        long["measure"]
-    )
+    expected = {"cosine", "paper", "overlap_output", "overlap_input", "energy_output", "energy_input"}
+    expected |= {"overlap_output_above_chance", "overlap_input_above_chance"}  # ranks differ
+    expected |= {f"{name}_centred" for name in ("cosine", "paper", "energy_output", "energy_input")}
+    assert set(long["measure"]) == {f"update_{name}" for name in expected}
     for (measure, layer), matrix in long.groupby(["measure", "layer"]):
         assert len(matrix) == 6, (measure, layer)
         assert not matrix.duplicated(["source", "target"]).any()
         square = matrix.pivot_table("value", "source", "target")
         same = np.allclose(square.to_numpy(), square.to_numpy().T, equal_nan=True)
-        assert same == (not measure.startswith("energy")), measure
-    assert set(long.loc[long["measure"] == "paper", "layer"]) == {"all"}
+        assert same == (not measure.startswith("update_energy")), measure
+    assert set(long.loc[long["measure"] == "update_paper", "layer"]) == {"all"}
+
+
+def test_long_table_is_what_the_relation_reads(table: pd.DataFrame, tmp_path: Path) -> None:
+    long = long_table(table)
+    long.to_csv(tmp_path / "similarity_long.csv", index=False)
+    matrices = {(m.measure, m.layer): m for m in read_matrices(tmp_path / "similarity_long.csv")}
+    assert len(matrices) == long.groupby(["measure", "layer"]).ngroups
+    assert {matrix.family for matrix in matrices.values()} == {"updates"}
+    found = matrices["update_energy_output", "1"]
+    i, j = found.tasks.index("jigsaw"), found.tasks.index("counting")
+    where = (long["measure"] == "update_energy_output") & (long["layer"] == 1)
+    row = long[where & (long["source"] == "jigsaw") & (long["target"] == "counting")]
+    assert found.cells[i, j] == pytest.approx(row["value"].item())
+
+
+def test_a_matrix_that_is_not_defined_for_every_pair_is_left_out(tmp_path: Path) -> None:
+    part = {name: factors for name, factors in random_factors(2).items() if "layers.1." not in name}
+    folders = [write_adapter(tmp_path / name, random_factors(i)) for i, name in enumerate(("a", "b"))]
+    folders.append(write_adapter(tmp_path / "c", part))
+    long = long_table(similarity_table(compare(read_updates(folders))))
+    assert set(long.loc[long["measure"] == "update_cosine", "layer"]) == {"all", 0, 2}
 
 
 def test_norms_and_ranks_are_those_of_the_matrices(comparison: Comparison, matrices: dict) -> None:
