@@ -121,7 +121,7 @@ def _on_the_model(
         return [], {}
     from interp.errors import CrosstaskError
     from interp.transfer.names import identity
-    from interp.updates.comparison import norms_of
+    from interp.updates.comparison import norms_of, task_weights
     from interp.updates.gains import answer_losses, gains, measured_gains
     from interp.updates.states import end_states, measured_changes, state_changes
 
@@ -141,9 +141,10 @@ def _on_the_model(
     if arguments.states:
         shown = [item for task in tasks for item in _items(arguments, updates, task, arguments.states, model)]
         folders = {str(update.name): update.folder for update in updates}
+        weights = task_weights([update.name.task for update in updates])
         states, leave = end_states(model, folders, shown, batch=arguments.batch)
         try:
-            found += measured_changes(state_changes(list(folders), states))
+            found += measured_changes(state_changes(list(folders), states), weights=weights)
         finally:
             leave()
     return found, {model.name: model.fingerprint}

@@ -113,43 +113,65 @@ def geometry(
     forms = [None if delta is None else delta.singular(rank=rank) for delta in deltas]
     k = len(deltas)
     centre = centring(np.full(k, 1 / k) if weights is None else weights)
-    owner, stacked = _stack(forms, shape)
-    ranks = np.bincount(owner, minlength=k).astype(float)
-    g, h = stacked.output.T @ stacked.output, stacked.input.T @ stacked.input
+    owner, stacked = _stack(forms)
+    products = {"output": stacked.output.T @ stacked.output, "input": stacked.input.T @ stacked.input}
     if any(isinstance(delta, Dense) for delta in deltas):
         gram, kernels = _dense_products(deltas, owner, stacked, shape)
     else:
-        gram, kernels = _low_rank_products(owner, stacked.values, g, h, k)
-    vectors = any(form is not None and form.is_vector for form in forms)
-    widths = {"output": shape[0], "input": shape[1]}
-    overlap, chance, space = {}, {}, {}
-    for side, product in zip(SIDES, (g, h), strict=True):
-        none = vectors and side == "input"  # a vector reads from nothing
-        defined = np.zeros((k, k), dtype=bool) if none else np.outer(ranks, ranks) > 0
-        least, most = np.minimum.outer(ranks, ranks), np.maximum.outer(ranks, ranks)
-        blocks = _blocks(np.square(product), owner, k)
-        overlap[side] = np.where(defined, blocks / np.maximum(least, 1), np.nan)
-        chance[side] = np.where(defined, most / widths[side], np.nan)
-        space[side] = np.full(k, np.nan) if none else ranks / widths[side]
-        if none:
-            kernels[side] = np.full_like(kernels[side], np.nan)
+        gram, kernels = _low_rank_products(owner, stacked.values, products, k)
+    if any(form is not None and form.is_vector for form in forms):  # it reads from nothing
+        del products["input"], kernels["input"]
+    ranks = np.bincount(owner, minlength=k).astype(float)
+    overlap, chance = _overlaps(products, owner, ranks, shape)
     return Geometry(
         gram=gram,
         centred=centre @ gram @ centre.T,
         overlap=overlap,
         overlap_chance=chance,
-        energy={side: np.stack([np.diag(e) for e in kernels[side]], axis=1) for side in SIDES},
-        energy_centred={
-            side: np.stack([np.diag(centre @ e @ centre.T) for e in kernels[side]], axis=1) for side in SIDES
+        energy=_energies(kernels, np.eye(k)),
+        energy_centred=_energies(kernels, centre),
+        space={
+            side: ranks / width if side in products else np.full(k, np.nan)
+            for side, width in zip(SIDES, shape, strict=True)
         },
-        space=space,
         factors={name: _factor_products(deltas, name) for name in "AB"},
         rank=ranks,
         effective_rank=np.array([np.nan if form is None else form.effective_rank for form in forms]),
         shape=shape,
         centre=centre,
-        angles=_angles(owner, {"output": g} if vectors else {"output": g, "input": h}, k) if angles else {},
+        angles=_angles(owner, products, k) if angles else {},
     )
+
+
+def _overlaps(
+    products: dict[str, Float[np.ndarray, "R R"]],
+    owner: np.ndarray,
+    ranks: Float[np.ndarray, " K"],
+    shape: tuple[int, int],
+) -> tuple[dict[str, Float[np.ndarray, "K K"]], dict[str, Float[np.ndarray, "K K"]]]:
+    """Normalised overlaps and their chance levels, by side; NaN where there is no subspace."""
+    least, most = np.minimum.outer(ranks, ranks), np.maximum.outer(ranks, ranks)
+    nowhere = np.full(least.shape, np.nan)
+    overlap, chance = dict.fromkeys(SIDES, nowhere), dict.fromkeys(SIDES, nowhere)
+    for side, width in zip(SIDES, shape, strict=True):
+        if side in products:
+            blocks = _blocks(np.square(products[side]), owner, len(ranks))
+            overlap[side] = np.where(least > 0, blocks / np.maximum(least, 1), np.nan)
+            chance[side] = np.where(least > 0, most / width, np.nan)
+    return overlap, chance
+
+
+def _energies(
+    kernels: dict[str, Float[np.ndarray, "K K K"]], centre: Float[np.ndarray, "K K"]
+) -> dict[str, Float[np.ndarray, "K K"]]:
+    """Energies of all updates in the space of each, by side."""
+    nowhere = np.full(centre.shape, np.nan)
+    return {
+        side: np.stack([np.diag(centre @ space @ centre.T) for space in kernels[side]], axis=1)
+        if side in kernels
+        else nowhere
+        for side in SIDES
+    }
 
 
 def _common_shape(deltas: Sequence[Delta | None]) -> tuple[int, int]:
@@ -171,7 +193,7 @@ def _common_shape(deltas: Sequence[Delta | None]) -> tuple[int, int]:
     return shapes.pop()
 
 
-def _stack(forms: Sequence[Singular | None], shape: tuple[int, int]) -> tuple[np.ndarray, Singular]:
+def _stack(forms: Sequence[Singular | None]) -> tuple[np.ndarray, Singular]:
     """All forms side by side, and the update that each direction is of."""
     known = [(i, form) for i, form in enumerate(forms) if form is not None]
     owner = np.repeat([i for i, _ in known], [form.rank for _, form in known]).astype(int)
@@ -190,18 +212,17 @@ def _blocks(matrix: Float[np.ndarray, "R R"], owner: np.ndarray, k: int) -> Floa
 def _low_rank_products(
     owner: np.ndarray,
     values: Float[np.ndarray, " R"],
-    g: Float[np.ndarray, "R R"],
-    h: Float[np.ndarray, "R R"],
+    products: dict[str, Float[np.ndarray, "R R"]],
     k: int,
 ) -> tuple[Float[np.ndarray, "K K"], dict[str, Float[np.ndarray, "K K K"]]]:
     """Inner products, and for each space j and side the inner products of what all updates have in it."""
     scales = np.outer(values, values)
     kernels = {side: np.zeros((k, k, k)) for side in SIDES}
-    for side, own, other in (("output", g, h), ("input", h, g)):
+    for side, own, other in zip(SIDES, products.values(), reversed(products.values()), strict=True):
         for j in np.unique(owner):
             inside = own[:, owner == j]
             kernels[side][j] = _blocks(scales * (inside @ inside.T) * other, owner, k)
-    return _blocks(scales * g * h, owner, k), kernels
+    return _blocks(scales * products["output"] * products["input"], owner, k), kernels
 
 
 def _dense_products(

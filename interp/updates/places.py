@@ -37,9 +37,13 @@ class Place:
 
     @property
     def projection(self) -> str:
-        """The last part of the name, such as "q_proj"; "q_proj.bias" of a bias."""
+        """The last part of the name, such as "q_proj", or "q_proj.bias" of a bias.
+
+        Outside of the blocks the first part stands before it, so that a tower's "q_proj" is not the decoder's.
+        """
         parts = self.name.split(".")
-        return ".".join(parts[-2:]) if parts[-1] == "bias" else parts[-1]
+        last = ".".join(parts[-2:]) if parts[-1] == "bias" else parts[-1]
+        return last if self.layer >= 0 or last == self.name else f"{parts[0]}.{last}"
 
     @property
     def is_attention_output(self) -> bool:

@@ -53,19 +53,23 @@ def state_changes(names: Sequence[str], states: States) -> Float[np.ndarray, "K 
     return np.stack(changes)
 
 
-def measured_changes(changes: Float[np.ndarray, "K L D"]) -> Iterator[Measured]:
+def measured_changes(
+    changes: Float[np.ndarray, "K L D"], *, weights: Float[np.ndarray, " K"] | None = None
+) -> Iterator[Measured]:
     """Cosines and projections of changes, layer by layer and over all layers, with and without the common change.
 
     Args:
         changes: from :func:`state_changes`.
+        weights: of the updates in the common change, summing to 1; equal by default.
 
     Returns:
         `state_cosine`, and `state_projection` whose rows are projected on its columns. Over all layers, each layer
         counts alike: states grow with depth.
     """
     k, layers, _ = changes.shape
+    common = np.average(changes, axis=0, weights=weights)
     for centred in (False, True):
-        moved = changes - changes.mean(axis=0) if centred else changes
+        moved = changes - common if centred else changes
         grams = np.einsum("ild,jld->lij", moved, moved)
         for layer in range(layers):
             yield from _measured(grams[layer], Part(layer), centred)

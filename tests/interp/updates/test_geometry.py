@@ -144,6 +144,16 @@ def test_factors_alone_are_compared_where_they_have_one_shape() -> None:
     assert found.factors["A"][0, 3] == 0
 
 
+def test_the_product_is_never_formed() -> None:
+    rng = np.random.default_rng(0)
+    wide = 200_000  # as a matrix 320 GB
+    lows = [LowRank(rng.standard_normal((wide, 2)), rng.standard_normal((2, wide))) for _ in range(2)]
+    found = geometry(lows)
+    assert found.gram[0, 1] == pytest.approx(
+        np.trace((lows[0].left.T @ lows[1].left) @ (lows[1].right @ lows[0].right.T)), rel=1e-6
+    )
+
+
 def test_dense_updates_measure_as_their_factors_do(lows: list[LowRank], matrices: list[np.ndarray]) -> None:
     one = geometry(lows)
     for mixed in ([as_dense(m) for m in matrices], [lows[0], as_dense(matrices[1]), lows[2]]):

@@ -193,6 +193,8 @@ def test_a_weight_has_one_place_whatever_wraps_it(name: str, expected: Place) ->
 
 def test_projections_and_attention_outputs_are_recognised() -> None:
     assert place("layers.0.self_attn.q_proj.bias").projection == "q_proj.bias"
+    assert place("model.vision_tower.layers.3.q_proj").projection == "vision_tower.q_proj"  # not the decoder's
+    assert place("lm_head.weight").projection == "lm_head"
     assert place("layers.0.self_attn.o_proj").is_attention_output
     assert place("transformer.h.1.attn.c_proj").is_attention_output
     assert not place("transformer.h.1.mlp.c_proj").is_attention_output
