@@ -93,10 +93,10 @@ def _of_family(family: str) -> Callable[[Tables], list[str]]:
             f"({_p(largest['p_family'])} for the largest of the family, {_p(largest['p_maxt'])} for that of all; "
             f"95 % of permuted tasks stay below {_number(largest['null'])} for it alone)."
         ]
+        span = f"from {_number(best['leave_one_out_low'])} to {_number(best['leave_one_out_high'])}"
         said.append(
-            f"Without any choice of a layer: {_named(best)}, r = {_interval(best)}, {_p(best['p'])}; from "
-            f"{_number(best['leave_one_out_low'])} to {_number(best['leave_one_out_high'])} when any one task is left "
-            f"out{_of_ceiling(best)}.{_others(summary, best)}"
+            f"Without any choice of a layer: {_named(best)}, r = {_interval(best)}, {_p(best['p'])}"
+            f"{_over_models(best)}; {span} when any one task is left out{_of_ceiling(best)}.{_others(summary, best)}"
         )
         return said + _beside(tables["mrqap"], best)
 
@@ -130,7 +130,11 @@ def _format(tables: Tables) -> list[str]:
     rows = tables["relation"][tables["relation"]["family"] == "covariate"]
     if not len(rows):
         return ["No covariate was given."]
-    listed = "; ".join(f"{row['measure']} r = {_interval(row)}, {_p(row['p'])}" for _, row in rows.iterrows())
+    listed = "; ".join(
+        f"{row['measure']} r = {_interval(row)}, {_p(row['p'])} ({_p_value(row['p_maxt'])} for the largest of "
+        f"{len(rows)})"
+        for _, row in rows.iterrows()
+    )
     alone = tables["mrqap"][tables["mrqap"]["regression"] == COVARIATES_ALONE]
     said = [f"Each by itself: {listed}."]
     if len(alone):
@@ -161,14 +165,14 @@ def _prediction(tables: Tables) -> list[str]:
     name = own["value"].idxmax()
     best, gain = own.loc[name], by["ndcg"].loc[name]
     lost, chance = by["regret"].loc[name], by["regret"].loc[SOURCE_MEAN]
-    better = best["minus_low"] > 0
+    gained = "a gain" if best["minus_low"] > 0 else "a loss" if best["minus_high"] < 0 else "no difference"
+    first = f"The best of {len(own)} other predictors, {name}," if len(own) > 1 else f"The other predictor, {name},"
     said.append(
-        f"The best of {len(own)} other predictors, {name}, has {_spread(best)}; minus the source mean "
-        f"{_number(best['minus_source_mean'])} [{_number(best['minus_low'])}, {_number(best['minus_high'])}]"
-        f"{'' if better else ', which is no gain that could be told from none'}. NDCG {_spread(gain)} (random order "
-        f"{_number(gain['random'])}), regret of its first three sources {_spread(lost)} (random order "
-        f"{_number(lost['random'])}, source mean {_number(chance['value'])}). It is the best of many, and not "
-        "corrected for that."
+        f"{first} has {_spread(best)}; minus the source mean {_number(best['minus_source_mean'])} "
+        f"[{_number(best['minus_low'])}, {_number(best['minus_high'])}], {gained} that can be told from none. "
+        f"NDCG {_spread(gain)} (random order {_number(gain['random'])}), regret of its first three sources "
+        f"{_spread(lost)} (random order {_number(lost['random'])}, source mean {_number(chance['value'])})."
+        + (" It is the best of several, and not corrected for that." if len(own) > 1 else "")
     )
     return said
 
@@ -178,8 +182,15 @@ def _named(row: pd.Series) -> str:
     return f"{row['measure']}{layer}"
 
 
+def _over_models(row: pd.Series) -> str:
+    return f" ({_p_value(row['p_holm'])} over models)" if row["p_holm"] != row["p"] else ""
+
+
 def _of_ceiling(row: pd.Series) -> str:
-    return "" if np.isnan(row["r_over_ceiling"]) else f"; {_number(row['r_over_ceiling'])} of the noise ceiling"
+    said = "" if np.isnan(row["r_over_ceiling"]) else f"; {_number(row['r_over_ceiling'])} of the noise ceiling"
+    if np.isnan(row["r_over_symmetric"]):
+        return said
+    return f"{said}; {_number(row['r_over_symmetric'])} of what a similarity without direction can reach"
 
 
 def _interval(row: pd.Series) -> str:
@@ -191,9 +202,11 @@ def _spread(row: pd.Series) -> str:
 
 
 def _p(value: float) -> str:
-    if np.isnan(value):
-        return "no p"
-    return f"p = {value:.1g}" if value < 0.001 else f"p = {value:.3f}".replace("0.", ".", 1)
+    return "no p" if np.isnan(value) else f"p = {_p_value(value)}"
+
+
+def _p_value(value: float) -> str:
+    return (f"{value:.1g}" if value < 0.001 else f"{value:.3f}").replace("0.", ".", 1)
 
 
 def _per_cent(share: float) -> str:
@@ -202,4 +215,10 @@ def _per_cent(share: float) -> str:
 
 def _number(value: float) -> str:
     shown = f"{value:.2f}"
-    return ".00" if shown == "-0.00" else shown.replace("0.", ".", 1) if abs(float(shown)) < 1 else shown
+    return (
+        shown[2:]
+        if float(shown) == 0 and shown.startswith("-")
+        else shown.replace("0.", ".", 1)
+        if abs(float(shown)) < 1
+        else shown
+    )

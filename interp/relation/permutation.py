@@ -46,7 +46,7 @@ _TIE = 1e-9
 _NOTHING = 1e-9
 """Share of a matrix's norm under which what is left of it is rounding."""
 _CHUNK = 2**22
-"""Numbers gathered at once: 32 MB."""
+"""Numbers gathered or compared at once: 32 MB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +165,7 @@ def qap(
     reached, sizes = np.zeros(len(r)), np.empty((len(orders), len(r)), np.float32)
     largest = np.empty((len(orders), len(labels)))
     stack = _matrices(np.vstack([y[None], q]), side)
-    step = max(1, _CHUNK // stack[:, 0].size // side)
+    step = max(1, _CHUNK // (len(stack) * max(side * side, len(e))))
     with np.errstate(invalid="ignore", divide="ignore"):
         for start in range(0, len(orders), step):
             drawn = permuted(stack, orders[start : start + step]) @ e.T

@@ -68,7 +68,6 @@ def source_means(transfer: Float[np.ndarray, "K K"], *, held_out: int) -> Float[
     values = np.where(known, transfer, 0.0)
     counts = np.maximum(known.sum(0), 1)
     left = np.where(known, transfer - values.sum(0) / counts, 0.0)
-    left[held_out] = 0.0
     total, number = left.sum(1, keepdims=True) - left, known.sum(1, keepdims=True) - known
     return total / np.maximum(number, 1)
 
