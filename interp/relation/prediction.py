@@ -12,7 +12,7 @@ scored by `interp.relation.ranking`, and the mean over targets gets an interval 
                     efficient leave-one-out within the other targets
     other runs      the ranking that half of the runs give for the other half: what noise allows
 
-LogME (You et al. 2021) is a similarity like others here, see `interp.relation.logme`.
+A measure whose name begins with logme (You et al. 2021, see `interp.relation.logme`) is a baseline, and in no ridge.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from interp.transfer.cliques import off_diagonal
 
 BASELINE, SIMILARITY, COMBINATION, CEILING = "baseline", "similarity", "combination", "ceiling"
 TARGET_MEAN, SOURCE_MEAN, SAME_FORMAT, OTHER_RUNS = "target mean", "source mean", "same format", "other runs"
+LOGME = "logme"
+"""Beginning of the name of measures that are baselines."""
 _RESAMPLES = 5000
 _PENALTIES = tuple(10.0**power for power in range(-2, 5))
 

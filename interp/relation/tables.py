@@ -20,7 +20,7 @@ from interp.relation.alignment import Aligned, Transfer
 from interp.relation.mantel import is_symmetric, symmetric_part
 from interp.relation.matrices import ALL_LAYERS, FAMILIES, POOLED, TaskMatrix
 from interp.relation.permutation import PERMUTATIONS, Tested, qap
-from interp.relation.prediction import SIMILARITY, Predictor, baselines, prediction_tables, ridge
+from interp.relation.prediction import BASELINE, LOGME, SIMILARITY, Predictor, baselines, prediction_tables, ridge
 from interp.relation.regression import COVARIATES_ALONE, covariate_terms, similarity_terms
 from interp.relation.robustness import Structure, jackknife_interval, leave_one_out, noise_ceiling, structure_test
 from interp.transfer.variance import reciprocity, reliability, residual, symmetric_ceiling, variance_shares
@@ -213,14 +213,14 @@ class ModelRelation:
         transfer = self.aligned.transfer
         named = {matrix.measure: self.aligned.covariates[n] for n, matrix in enumerate(self.covariates)}
         found = baselines(transfer, named.get(FORMAT))
-        chosen = {self.matrices[index].measure: self.aligned.similarities[index] for index in self.summaries}
+        summaries = [(self.matrices[index], self.aligned.similarities[index]) for index in self.summaries]
+        known = [(matrix, values) for matrix, values in summaries if matrix.measure.lower().startswith(LOGME)]
+        found += [Predictor(matrix.measure, BASELINE, values, (matrix.measure,)) for matrix, values in known]
+        others = [(matrix, values) for matrix, values in summaries if not matrix.measure.lower().startswith(LOGME)]
+        chosen = {matrix.measure: values for matrix, values in others}
         found += [Predictor(measure, SIMILARITY, values, (measure,)) for measure, values in chosen.items()]
         for family in FAMILIES:
-            part = {
-                self.matrices[index].measure: self.aligned.similarities[index]
-                for index in self.summaries
-                if self.matrices[index].family == family
-            }
+            part = {matrix.measure: values for matrix, values in others if matrix.family == family}
             if 1 < len(part) < len(chosen):
                 found.append(ridge(part, transfer, name=f"ridge: {family}"))
         if len(chosen) > 1:

@@ -195,6 +195,16 @@ def test_format_alone_can_be_asked_about() -> None:
     assert "No similarity was given to predict from." not in found.sentences[PREDICTION]  # covariates predict
 
 
+def test_logme_is_a_baseline_and_in_no_combination() -> None:
+    table = pd.concat([SIMILARITIES, long_table({("logme", 0): drawn(6)})])
+    found = relate(table, TRANSFER, covariates=()).tables["prediction"].drop_duplicates("predictor")
+    kinds = found.set_index("predictor")["kind"]
+    assert kinds["logme"] == "baseline"
+    assert kinds["vector_cosine"] == "similarity"
+    assert not found.query("kind == 'combination'")["made_of"].str.contains("logme").any()
+    assert "ridge: all similarities" in kinds.index
+
+
 def test_structure_of_runs_is_told_from_noise() -> None:
     rng = np.random.default_rng(0)
     main = 5 * rng.normal(size=9) + 3 * rng.normal(size=(9, 1))
