@@ -30,6 +30,7 @@ from interp.tuning.batch import collate, keep_answers
 from interp.tuning.dataset import Learnable, as_example, encode_all
 from interp.updates.comparison import Measured, Part
 from interp.updates.deltas import LowRank, chunks
+from interp.updates.geometry import common_shape
 from interp.updates.places import Place, places
 from interp.updates.update import Update
 
@@ -178,20 +179,17 @@ def _on_parameter(
     stack: ExitStack,
 ) -> None:
     """Add <grad, dW> for each update when a weight's gradient is there, and drop the gradient."""
-    size = parameter.numel()
-    for delta in deltas.values():
-        if delta.shape[0] * delta.shape[1] != size:
-            raise CrosstaskError(f"the update at {where.name!r} has shape {delta.shape}, not {tuple(parameter.shape)}")
-    transposed = {k for k, d in deltas.items() if not d.as_stored}
+    shape = common_shape(list(deltas.values()))
+    if shape[0] * shape[1] != parameter.numel():
+        raise CrosstaskError(f"the update at {where.name!r} has shape {shape}, not {tuple(parameter.shape)}")
 
     def use(weight: Tensor) -> None:
         assert weight.grad is not None
-        for k, delta in deltas.items():
-            gradient = weight.grad.T if k in transposed else weight.grad
-            gradient = gradient.reshape(delta.shape)
-            for start, stop in chunks(delta.shape):
-                rows = torch.from_numpy(delta.rows(start, stop))
-                total[k] += float((gradient[start:stop].double().cpu() * rows).sum())
+        gradient = weight.grad.reshape(shape)
+        for start, stop in chunks(shape):
+            part = gradient[start:stop].double().cpu()
+            for k, delta in deltas.items():
+                total[k] += float((part * torch.from_numpy(delta.rows(start, stop))).sum())
         weight.grad = None
 
     before = parameter.requires_grad

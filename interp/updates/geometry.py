@@ -109,7 +109,7 @@ def geometry(
     Raises:
         CrosstaskError: the updates have different shapes, or there are none.
     """
-    shape = _common_shape(deltas)
+    shape = common_shape(deltas)
     forms = [None if delta is None else delta.singular(rank=rank) for delta in deltas]
     k = len(deltas)
     centre = centring(np.full(k, 1 / k) if weights is None else weights)
@@ -174,7 +174,12 @@ def _energies(
     }
 
 
-def _common_shape(deltas: Sequence[Delta | None]) -> tuple[int, int]:
+def common_shape(deltas: Sequence[Delta | None]) -> tuple[int, int]:
+    """The shape that all updates of a weight have.
+
+    Raises:
+        CrosstaskError: they have several, or their axes are not in one order, or there are none.
+    """
     known = [delta for delta in deltas if delta is not None]
     if not known:
         raise CrosstaskError("a weight that no update changes has no geometry")

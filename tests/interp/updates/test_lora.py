@@ -64,6 +64,7 @@ def saved_by_peft(folder: Path, **config: object) -> dict[str, torch.Tensor]:
     [
         {},
         {"use_rslora": True},
+        {"alpha_pattern": {"q_proj": 9}},
         {"rank_pattern": {"q_proj": 4}, "alpha_pattern": {"layers.1.v_proj": 11}},
         {"rank_pattern": {r".*0\.q_proj": 3}, "alpha_pattern": {r"layers\.\d+\.q_proj": 7}, "use_rslora": True},
         {"target_modules": ["embed_tokens", "q_proj"]},
