@@ -63,7 +63,9 @@ def all_figures(
     if "moves" in tables:
         drawn["moves"] = (
             moves(tables["moves"], main=main, layer=layer, short=short),
-            f"How fine-tuning on the row's task moves the vector of the column's after block {layer}; mean over seeds.",
+            f"How fine-tuning on the row's task moves the vector of the column's after block {layer}, mean over seeds: "
+            "length of the change over that of the vector, its cosine with what sets the trained task apart, and how "
+            "much of the way to the trained task's vector it goes.",
         )
     return drawn
 
@@ -192,9 +194,9 @@ def moves(table: pd.DataFrame, *, main: str, layer: int, short: Mapping[str, str
     targets, sources = list(dict.fromkeys(shown["target"])), list(dict.fromkeys(shown["source"]))
     order = [task for task in targets if task in sources] + [task for task in sources if task not in targets]
     panels = {
-        "change": "length of the change / of the vector",
-        "cosine": "cosine with the trained task's own direction",
-        "towards": "share of the way to the trained task",
+        "change": "change, relative",
+        "cosine": "cosine with the trained task",
+        "towards": "share of the way",
     }
     figure, axes = _panels(len(panels), max(len(targets), len(order)))
     for ax, (column, title) in zip(axes, panels.items(), strict=True):
@@ -230,8 +232,10 @@ def _heatmap(
     """Colours about zero, or from `low` upwards; numbers on the diagonal, where they are given."""
     values = matrix.to_numpy(dtype=float)
     most = limit or float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
-    bounds = {"vmin": -most, "vmax": most, "cmap": "RdBu_r"} if low is None else {"vmin": low, "vmax": most}
-    image = ax.imshow(values, **bounds)  # type: ignore[arg-type]
+    bounds: dict[str, Any] = (
+        {"vmin": -most, "vmax": most, "cmap": "RdBu_r"} if low is None else {"vmin": low, "vmax": most}
+    )
+    image = ax.imshow(values, **bounds)
     ax.set_facecolor("#EEEEEE")
     for place, value in enumerate(diagonal if diagonal is not None else ()):
         if np.isfinite(value):

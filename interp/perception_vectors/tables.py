@@ -162,8 +162,8 @@ def _patching(table: pd.DataFrame, main: str, layer: int) -> list[str]:
         f"Patched after block {layer}, chosen on the selection split, vectors change the accuracy, which is "
         f"{bare['accuracy'].mean():.3f} without a patch, by: {said}.",
         f"The own vector costs {gap.value:.3f} nats of log p(key) less than another's (95 % over targets {gap.low:.3f} "
-        f"to {gap.high:.3f}; by layer {_range(specificity(_of(table, main)))}). {len(far)} of {len(others)} pairs change "
-        f"the accuracy beyond their interval ({0.05 * len(others):.0f} by chance); the largest effect is "
+        f"to {gap.high:.3f}; by layer {_range(specificity(_of(table, main)))}). {len(far)} of {len(others)} pairs "
+        f"change the accuracy beyond their interval (about {0.05 * len(others):.1f} by chance); the largest effect is "
         f"{worst['log_p_change']:+.2f} nats ({_pair(worst)}).",
     ]
 
