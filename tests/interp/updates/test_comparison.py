@@ -215,6 +215,23 @@ def test_angles_of_tasks_are_means_over_pairs_of_seeds(comparison: Comparison) -
     assert (pair["chance"] > 0).all()
 
 
+def test_a_task_with_more_seeds_has_no_more_weight_in_the_common_mean(tmp_path: Path) -> None:
+    given = [("counting", 0), ("counting", 1), ("counting", 2), ("jigsaw", 0)]
+    folders = [
+        write_adapter(tmp_path / f"{task}-seed{seed}", random_factors(i)) for i, (task, seed) in enumerate(given)
+    ]
+    found = compare(read_updates(folders))
+    whole = {
+        Name(*name): np.concatenate([m.ravel() for m in dense(random_factors(i)).values()])
+        for i, name in enumerate(given)
+    }
+    mean = (np.mean([whole[Name("counting", seed)] for seed in range(3)], axis=0) + whole[Name("jigsaw", 0)]) / 2
+    norms = norm_table(found)
+    norms = norms[(norms["layer"] == "all") & (norms["projection"] == "all")].set_index(["task", "seed"])
+    for name, update in whole.items():
+        assert norms.loc[(name.task, name.seed), "norm_centred"] == pytest.approx(np.linalg.norm(update - mean))
+
+
 def test_weights_that_one_adapter_lacks_count_as_zero(tmp_path: Path) -> None:
     fewer = {name: factors for name, factors in random_factors(1, rank=4).items() if "q_proj" in name}
     folders = [write_adapter(tmp_path / "a", random_factors(0)), write_adapter(tmp_path / "b", fewer)]
@@ -308,7 +325,7 @@ def test_another_base_model_by_name_alone_is_a_warning(tmp_path: Path) -> None:
 
 def make_matrix(root: Path) -> Path:
     """The trainings of a matrix, two at two shares of their steps and one that is not finished."""
-    for index, (task, seed) in enumerate((("relative_depth", 0), ("counting", 0))):
+    for index, (task, seed) in enumerate((("relative_depth", 0), ("counting", 1))):
         job = root / "jobs" / "train" / task / f"seed{seed}"
         write_adapter(job / "run" / "adapter", random_factors(index))
         write_adapter(job / "run" / "snapshots" / "0.5", random_factors(index + 10))
@@ -324,7 +341,7 @@ def make_matrix(root: Path) -> Path:
 def test_a_matrix_gives_its_finished_trainings_at_a_share(tmp_path: Path) -> None:
     root = make_matrix(tmp_path)
     found = read_updates([root])
-    assert [update.name for update in found] == [Name("relative_depth"), Name("counting")]
+    assert [update.name for update in found] == [Name("relative_depth", 0), Name("counting", 1)]
     half = read_updates([root], fraction=0.5)
     assert [update.folder.name for update in half] == ["0.5", "0.5"]
     with pytest.raises(CrosstaskError, match=r"no checkpoint at 0\.3"):

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from interp.errors import CrosstaskError
 from interp.models.base import Model
 from interp.tuning.dataset import Example
+from interp.tuning.encoding import encode
 from interp.updates import read_updates
 from interp.updates.comparison import Part, compare, norms_of
 from interp.updates.gains import answer_losses, gains, measured_gains
@@ -228,3 +229,16 @@ def test_states_under_adapters_are_those_of_the_model_with_their_weights_added(l
     leave()
     assert adapted == pytest.approx(merged, rel=1e-3, abs=1e-3)
     assert np.abs(adapted - base).max() > 0.1
+
+
+def test_states_are_those_of_the_last_token_before_the_answer_however_prompts_are_batched(llama: Model) -> None:
+    shown = [Example(f"e{i}", (), (("Which is it" + " or that" * i + "?", "(A)"),)) for i in range(3)]
+    states, leave = end_states(llama, {}, shown, batch=3)
+    found = states(None)
+    leave()
+    for row, example in zip(found, shown, strict=True):
+        prompt = encode(llama, (), [(example.turns[0][0], None)])
+        with torch.no_grad():
+            output = llama.module(input_ids=prompt.input_ids[None], output_hidden_states=True)
+        assert row[0] == pytest.approx(output.hidden_states[1][0, -1].numpy(), rel=1e-3, abs=1e-3)
+        assert row[2] == pytest.approx(output.hidden_states[3][0, -1].numpy(), rel=1e-3, abs=1e-3)
