@@ -33,10 +33,12 @@ class Arguments:
     """Lowest difficulty of an item."""
     hardest: float = 0.4
     """Highest difficulty of an item."""
-    tower_steps: int = 2500
+    tower_steps: int = 2000
     """Optimiser steps of the tower and the projector."""
-    decoder_steps: int = 1500
-    """Optimiser steps of the decoder."""
+    decoder_steps: int = 1200
+    """Optimiser steps of the decoder's course."""
+    decoder_stop: int = 1200
+    """The step at which it is cut, with rates still high, so that fine-tuning has something left to teach."""
     batch: int = 64
     """Items of a step."""
     parts: int = 4

@@ -33,6 +33,11 @@ from interp.models.families import family_for, suggestions
 from interp.models.options import LoadOptions
 
 BUNDLED = ("bundled", "bundled-llm")
+"""The pair: a base LLM, and the VLM tuned from it."""
+PERCEPTION = "perception"
+"""The model that sees what perception tasks ask about; no language model."""
+SHIPPED = (*BUNDLED, PERCEPTION)
+"""Models that come with the package."""
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 
 Parts: TypeAlias = tuple[PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin | None, str]
@@ -47,9 +52,9 @@ def load_parts(name: str, options: LoadOptions) -> Parts:
     if options.device == "remote":
         return _without_weights(name, options)
     place, dtype = _device(options.device), getattr(torch, options.dtype)
-    if name in BUNDLED or _holds_perception_model(name):
-        _refuse_for_bundled(name, options)
-        module, tokenizer, processor, fingerprint = _bundled(name)
+    if name in SHIPPED or _holds_perception_model(name):
+        _refuse_for_shipped(name, options)
+        module, tokenizer, processor, fingerprint = _shipped(name)
         if options.attention is not None:
             module.set_attn_implementation(options.attention)
         return module.to(place, dtype).eval(), tokenizer, processor, fingerprint
@@ -85,8 +90,8 @@ def load_parts(name: str, options: LoadOptions) -> Parts:
     return module.eval(), tokenizer, processor, _as_held(_fingerprint(name, module, options.revision), options)
 
 
-def _refuse_for_bundled(name: str, options: LoadOptions) -> None:
-    """The bundled pair has one form; what asks for another is not passed over."""
+def _refuse_for_shipped(name: str, options: LoadOptions) -> None:
+    """A model of the package has one form; what asks for another is not passed over."""
     for option in ("quantize", "device_map", "revision"):
         if (given := getattr(options, option)) is not None:
             raise CrosstaskError(
@@ -141,8 +146,8 @@ def _without_weights(name: str, options: LoadOptions) -> Parts:
 
     The fingerprint is over the name and the commit of its files, since nobody here has seen the weights.
     """
-    if name in BUNDLED or options.trust_remote_code:
-        what = f"model {name!r}" if name in BUNDLED else "a model that brings its own code"
+    if name in SHIPPED or options.trust_remote_code:
+        what = f"model {name!r}" if name in SHIPPED else "a model that brings its own code"
         raise CrosstaskError(f"{what} is not held by NDIF; device 'remote' is for models of the hub")
     hub = {"revision": options.revision, "trust_remote_code": False}
     config = _config(name, hub)
@@ -159,17 +164,17 @@ def _without_weights(name: str, options: LoadOptions) -> Parts:
     return module.eval(), tokenizer, processor, hashlib.sha256(f"remote {name} {commit}".encode()).hexdigest()
 
 
-def _bundled(name: str) -> Parts:
-    """The pair that comes with the package, or the perception model from its folder; imported when they are used."""
+def _shipped(name: str) -> Parts:
+    """A model of the package, or a perception model from its folder; imported when they are used."""
     if name == "bundled":
         from interp.models.bundled.load import load_bundled_vlm
 
         module, processor, fingerprint = load_bundled_vlm()
         return module, processor.tokenizer, processor, fingerprint
     if name not in BUNDLED:
-        from interp.models.perception.load import load_perception_vlm
+        from interp.models.perception.load import WEIGHTS, load_perception_vlm
 
-        module, processor, fingerprint = load_perception_vlm(Path(name))
+        module, processor, fingerprint = load_perception_vlm(WEIGHTS if name == PERCEPTION else Path(name))
         return module, processor.tokenizer, processor, fingerprint
     from interp.models.smollm2 import load_smollm2
 
@@ -196,7 +201,7 @@ def _config(name: str, hub: dict[str, Any]) -> PretrainedConfig:
     """The configuration behind a name; a name that leads nowhere is answered with its nearest neighbours."""
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise CrosstaskError(f"folder {name!r} holds no config.json, so it is not a saved model")
-    typo = difflib.get_close_matches(name, BUNDLED, n=1, cutoff=0.8)
+    typo = difflib.get_close_matches(name, SHIPPED, n=1, cutoff=0.8)
     if typo and not Path(name).exists():  # the hub would be asked for half a minute
         raise CrosstaskError(f"no model {name!r}: did you mean {typo[0]!r}?")
     try:
@@ -206,10 +211,10 @@ def _config(name: str, hub: dict[str, Any]) -> PretrainedConfig:
             raise CrosstaskError(
                 f"model {name!r} brings its own code, which runs only with --trust-remote-code"
             ) from error
-        known = (*BUNDLED, *suggestions())
-        nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or list(BUNDLED)
+        known = (*SHIPPED, *suggestions())
+        nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or list(SHIPPED)
         raise CrosstaskError(
-            f"no model {name!r}: it is neither {' nor '.join(map(repr, BUNDLED))}, nor a local folder, nor could it be "
+            f"no model {name!r}: it is none of {', '.join(map(repr, SHIPPED))}, no local folder, and could not be "
             f"read from the hub ({_first_line(error)}); did you mean {' or '.join(map(repr, nearest))}?"
         ) from error
 

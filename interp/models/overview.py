@@ -20,7 +20,7 @@ from interp.errors import CrosstaskError
 from interp.models.families import Family, families
 from interp.models.pairs import KNOWN
 
-REAL_WEIGHTS = {"bundled": "llava", "bundled-llm": "llama"}
+REAL_WEIGHTS = {"bundled": "llava", "perception": "llava", "bundled-llm": "llama"}
 """Models that were run on their real weights, and the type of each."""
 BATTERY = "tests/interp/test_families.py"
 

@@ -10,7 +10,7 @@ from experiments import common, model_table
 from interp.errors import CrosstaskError
 from interp.models.families import families
 from interp.models.families.base import Family
-from interp.models.loading import BUNDLED
+from interp.models.loading import SHIPPED
 from interp.models.overview import REAL_WEIGHTS, battery_part, entries, read_battery, registry_part
 from interp.models.pairs import KNOWN
 from tests.tiny_families import TEXT, VISION
@@ -51,7 +51,7 @@ def test_every_registered_type_and_known_pair_is_on_the_page() -> None:
     assert all(f"| `{model_type}` |" in text for model_type in families())
     assert all(name in text for family in families().values() for name in family.examples)
     assert all(f"| {pair.llm} | {pair.vlm} |" in text for pair in KNOWN)
-    assert set(REAL_WEIGHTS) == set(BUNDLED)
+    assert set(REAL_WEIGHTS) == set(SHIPPED)
 
 
 def test_page_follows_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,9 @@ DECODER = {
 CELL_SCALE, POSITION_SCALE = 0.005, 0.5
 """Standard deviations of initial weights, with which cells are about 1 and a cell's place can be read beside what it
 shows; CLIP's 0.02 for both leaves places at half a percent of the stem's features."""
+RESIDUAL_SCALE = 0.3
+"""Of initial weights that write into the residual stream; the others keep the size of what they read. Llama's 0.02 is
+meant for wide models: at this width attention would begin all but uniform."""
 EMBEDDING_SCALE = 0.5
 """Root mean square of an embedding's entries; the final norm learns how far apart logits are."""
 
@@ -100,6 +103,10 @@ def assemble(
         model.get_input_embeddings().weight.copy_(embeddings)
         cells.patch_embedding.weight.normal_(std=CELL_SCALE)
         cells.position_embedding.weight.normal_(std=POSITION_SCALE)
+        for name, weight in model.model.language_model.layers.named_parameters():
+            if weight.ndim > 1:
+                writes = name.endswith(("o_proj.weight", "down_proj.weight"))
+                weight.normal_(std=weight.shape[1] ** -0.5 * (RESIDUAL_SCALE if writes else 1.0))
     model.tie_weights()
     model.generation_config.eos_token_id = language_model.generation_config.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id

@@ -45,7 +45,7 @@ def build(folder: Path, *, recipe: dict[str, Any], processes: int, log: Log) -> 
     Args:
         folder: of shards, checkpoint and weights.
         recipe: seed, items, other_items, tower_items, easiest, hardest, tower_steps, decoder_steps, batch,
-            parts, tower_peak, decoder_peak, fact_weight.
+            parts, decoder_stop, tower_peak, decoder_peak, fact_weight.
         processes: how many draw at a time.
         log: called with one dict for each thing done.
 
@@ -69,8 +69,8 @@ def build(folder: Path, *, recipe: dict[str, Any], processes: int, log: Log) -> 
     first = [shard for shard in shards if shard.plan.start < recipe["tower_items"]]
     train_tower(with_stem(model), first, course, words=words, watched=watched, **how)
     marker = Marker(processor.tokenizer)
-    seen, watched_seen = see(model, shards, marker), see(model, watched, marker)
-    course = Course(recipe["decoder_steps"], recipe["decoder_peak"], recipe["seed"])
+    seen, watched_seen = (see(model, some, marker, kept=folder / "seen") for some in (shards, watched))
+    course = Course(recipe["decoder_steps"], recipe["decoder_peak"], recipe["seed"], recipe["decoder_stop"])
     train_decoder(
         model, seen, course, parts=recipe["parts"], fact_weight=recipe["fact_weight"], watched=watched_seen, **how
     )

@@ -1,9 +1,9 @@
 """Read-outs that lessons are taught through, and that are thrown away afterwards.
 
-A class is read as a word: its logit is the product of the projected token with the embedding of the class's name, of
-which the mean over the head's names is taken away. A cell that shows the mark "B" on an ear thus becomes alike to the
-words "B" and "ear", which a decoder over the same embeddings can match with a question's words. A value is read by one
-linear map, a match by the cosines of linearly mapped tokens.
+A class of a cell is read as a word: its logit is the product of the projected token with the embedding of the class's
+name, of which the mean over the head's names is taken away. A cell that shows the mark "B" on an ear thus becomes alike
+to the words "B" and "ear", which a decoder over the same embeddings can match with a question's words. A class of a
+whole picture, and a value, are read by one linear map, a match by the cosines of linearly mapped tokens.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from jaxtyping import Float, Int
 from torch import nn
 from torch.nn import functional
 
-from interp.models.perception.lessons import Lesson
+from interp.models.perception.lessons import WHOLE, Lesson
 
 MATCH_WIDTH, MATCH_SHARPNESS = 64, 8.0
 CLASS_SHARPNESS = 4.0
 VALUE_WEIGHT = 2.0
+WEIGHTS = {"mark": 4.0}
+"""Of families in the sum; letters are small, and half of the tasks need them."""
 
 _SIDE = re.compile("(left|top|right|bottom) of ")
 
@@ -62,13 +64,14 @@ class Heads(nn.Module):
         self.classes = classes_of(taught)
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         wide = {"value": 1, "match": MATCH_WIDTH}
-        kinds = {lesson.head: lesson.kind for lesson in taught}
+        as_words = {lesson.head for lesson in taught if lesson.kind == "class" and lesson.cell != WHOLE}
+        kinds = {lesson.head: lesson.kind for lesson in taught if lesson.head not in as_words}
         self.maps = nn.ModuleDict(
-            {head: nn.Linear(width, wide[kind]) for head, kind in sorted(kinds.items()) if kind != "class"}
+            {head: nn.Linear(width, wide.get(kind) or len(self.classes[head])) for head, kind in sorted(kinds.items())}
         )
-        self.sharpness = nn.ParameterDict({head: torch.tensor(CLASS_SHARPNESS) for head in self.classes})
+        self.sharpness = nn.ParameterDict({head: torch.tensor(CLASS_SHARPNESS) for head in sorted(as_words)})
         self.names = {
-            head: _apart(torch.stack([words(name) for name in names])) for head, names in self.classes.items()
+            head: _apart(torch.stack([words(name) for name in self.classes[head]])) for head in sorted(as_words)
         }
 
     def forward(
@@ -99,6 +102,8 @@ class Heads(nn.Module):
         at = tokens[[first + lesson.image for first, lesson in found], [lesson.cell for _, lesson in found]]
         if kind == "class":
             wanted = torch.tensor([self.classes[head][str(lesson.value)] for _, lesson in found])
+            if head not in self.names:
+                return compared_classes(self.maps[head](at).float(), wanted)
             return compared_classes((at @ self.names[head].to(at.dtype).T).float() * self.sharpness[head], wanted)
         read = self.maps[head](at).float()
         if kind == "value":
@@ -125,11 +130,12 @@ def _apart(rows: Float[torch.Tensor, "C D"]) -> Float[torch.Tensor, "C D"]:
 
 
 def total(compared: Mapping[str, tuple[torch.Tensor, float]]) -> torch.Tensor:
-    """Sum of the losses, where heads of one family (numbers of each kind, sides of each box) count as one."""
+    """Weighted sum of the losses, where heads of one family (numbers of each kind, sides of each box) count as one."""
     families: dict[str, list[torch.Tensor]] = defaultdict(list)
     for head, (loss, _) in compared.items():
         families["number" if head.startswith("number of") else "side" if _SIDE.match(head) else head].append(loss)
-    return sum((torch.stack(losses).mean() for losses in families.values()), torch.zeros(()))
+    weighted = (torch.stack(losses).mean() * WEIGHTS.get(name, 1.0) for name, losses in families.items())
+    return sum(weighted, torch.zeros(()))
 
 
 def summary(compared: Mapping[str, tuple[torch.Tensor, float]]) -> dict[str, float]:

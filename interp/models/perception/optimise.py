@@ -37,11 +37,17 @@ class Course:
         steps: optimiser steps.
         peak: peak learning rate; it rises linearly and falls as half a cosine to a fiftieth.
         seed: fixes read-outs and order.
+        stop: last step that is made; by default all are.
     """
 
     steps: int
     peak: float
     seed: int
+    stop: int | None = None
+
+    @property
+    def last(self) -> int:
+        return self.steps if self.stop is None else min(self.stop, self.steps)
 
     def learning_rate(self, step: int) -> float:
         falling = 0.5 * (1 + math.cos(math.pi * step / self.steps))
@@ -85,7 +91,7 @@ def optimise(
     first = _resume(checkpoint, held, optimiser)
     recent: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     began = time.monotonic()
-    for step in range(first, course.steps):
+    for step in range(first, course.last):
         copy_weights(held, used)
         for group in optimiser.param_groups:
             group["lr"] = course.learning_rate(step)
@@ -102,12 +108,12 @@ def optimise(
         nn.utils.clip_grad_norm_([h for h in held if h.grad is not None], 1.0)
         optimiser.step()
         done = step + 1
-        if done % CHECKPOINT_EVERY == 0 or done == course.steps:
+        if done % CHECKPOINT_EVERY == 0 or done == course.last:
             _save(checkpoint, held, optimiser, done)
-        if done % LOG_EVERY == 0 or done == course.steps:
+        if done % LOG_EVERY == 0 or done == course.last:
             shown = {name: round(total / count, 3) for name, (total, count) in sorted(recent.items())}
             log({"stage": stage, "step": done, "seconds": round(time.monotonic() - began, 1), **shown})
-        if watch is not None and (done % watch_every == 0 or done == course.steps):
+        if watch is not None and (done % watch_every == 0 or done == course.last):
             copy_weights(held, used)
             with torch.no_grad():
                 log({"stage": f"{stage}, other items", "step": done, **watch()})

@@ -1,7 +1,7 @@
 """Where in a question's tokens the decoder should know what, half-way through its blocks.
 
 An answer needs two steps: gather what is at each option's mark (or in its picture), and compare. The first step can be
-taught on its own, since the truth is known: at the end of the line "(B) Point B" the decoder should know which part
+taught on its own, since the truth is known: at the letter of the option "Point B" the decoder should know which part
 mark B is on, at the word "REF" what is at REF, at "green cup" where the green cup is. A fact names a position and what
 should be readable there; like lessons, facts are read by linear maps that are thrown away.
 """
@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -68,20 +69,20 @@ class Marker:
             return []
         lines = [i for i in ends if i > start]
         found: list[Fact] = []
-        begin = start
-        for line in lines:
-            found += self._of_option(self._tokenizer.decode(tokens[begin + 1 : line]), line, lessons)
-            begin = line
+        for begin, line in pairwise([start, *lines]):
+            found += self._of_option(tokens, begin + 1, line, lessons)
         found += self._of_question(tokens[:start], lessons)
         return found
 
-    def _of_option(self, text: str, position: int, lessons: Sequence[Lesson]) -> Iterator[Fact]:
+    def _of_option(self, tokens: Sequence[int], begin: int, end: int, lessons: Sequence[Lesson]) -> Iterator[Fact]:
+        text = self._tokenizer.decode(tokens[begin:end])
         if mark := _MARK.search(text[3:]):
-            yield from _at(_place(lessons, mark[1]), position, lessons)
+            for position in self._last(tokens[begin:end], f" {mark[1]}"):
+                yield from _at(_place(lessons, mark[1]), begin + position, lessons)
         elif picture := _PICTURE.search(text):
             image = ORDINALS.index(picture[1])
             yield from (
-                Fact(le.head, "class", position, str(le.value))
+                Fact(le.head, "class", end - 1, str(le.value))
                 for le in lessons
                 if le.kind == "class" and (le.image, le.cell) == (image, WHOLE)
             )

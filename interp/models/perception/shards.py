@@ -148,7 +148,7 @@ def draw_shards(
 
 def load_shard(folder: Path, plan: ShardPlan) -> Shard:
     """Read a shard; only tensors and plain values are in it."""
-    state = torch.load(folder / plan.file, weights_only=True)
+    state = torch.load(folder / plan.file, weights_only=True, mmap=True)  # more than memory may hold
     taught = [
         [Lesson(**{**row, "places": tuple(map(tuple, row["places"]))}) for row in rows] for rows in state["lessons"]
     ]

@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import nn
 from torch.nn import functional
 
+from interp.files import atomic_file
 from interp.models.perception.heads import compared_classes, compared_values
 from interp.models.perception.optimise import Course, Log, copy_weights, optimise
 from interp.models.perception.scaffold import Fact, Marker
@@ -59,18 +60,29 @@ class Seen:
 
 
 @torch.no_grad()
-def see(model: LlavaForConditionalGeneration, shards: Sequence[Shard], marker: Marker) -> list[Seen]:
-    """Pass every picture through tower and projector, in bfloat16; the model is left as it was, in float32."""
+def see(model: LlavaForConditionalGeneration, shards: Sequence[Shard], marker: Marker, *, kept: Path) -> list[Seen]:
+    """Pass every picture through tower and projector, in bfloat16; the model is left as it was, in float32.
+
+    Args:
+        model: with its finished tower and projector.
+        shards: what is seen.
+        marker: finds what should be readable where.
+        kept: folder of the tokens; those that lie there are read and not computed again.
+    """
+    kept.mkdir(parents=True, exist_ok=True)
     exact = {name: parameter.clone() for name, parameter in model.named_parameters()}
     own = {shard.plan.task: shard.plan.form for shard in reversed(shards)}
     model.bfloat16()
     seen = []
     for shard in shards:
-        tokens = torch.cat([projected(model, cells) for cells in shard.cells.split(PICTURES)])
+        file = kept / shard.plan.file
+        if not file.exists():
+            tokens = torch.cat([projected(model, cells) for cells in shard.cells.split(PICTURES)])
+            with atomic_file(file) as draft:
+                torch.save(tokens.unflatten(0, (len(shard), shard.n_images)).flatten(1, 2), draft)
         facts = [marker.facts(*item) for item in zip(shard.ids, shard.labels, shard.lessons, strict=True)]
         weight = len(shard) * (1.0 if own[shard.plan.task] == shard.plan.form else OTHER_FORMS)
-        of_items = tokens.unflatten(0, (len(shard), shard.n_images)).flatten(1, 2)
-        seen.append(Seen(shard, of_items, facts, weight))
+        seen.append(Seen(shard, torch.load(file, weights_only=True, mmap=True), facts, weight))
     model.float()
     copy_weights(list(exact.values()), [model.get_parameter(name) for name in exact])
     return seen
