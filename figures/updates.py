@@ -52,19 +52,22 @@ def all_figures(
         short: task -> what to write for it.
     """
     similarity, ceilings = tables["similarity"], tables["ceilings"]
+    # Most rows are of single weights; looking through them for every panel would take longest.
+    layer = similarity["layer"].astype(str)
+    whole = similarity[(layer.eq("all") & similarity["projection"].eq("all")) | similarity["measure"].eq("paper")]
     drawn: dict[str, tuple[Figure, str]] = {
         "heatmaps": (
-            heatmaps(similarity, ceilings, short=short),
+            heatmaps(whole, ceilings, short=short),
             "Every measure over the whole model. Rows are sources, columns targets; numbers on the diagonal: two "
             "seeds of a task. Measures marked (gauge) depend on how the product was split and say little.",
         ),
         "tree": (
-            tree(similarity, short=short),
+            tree(whole, short=short),
             "Tasks by 1 - cosine of their updates: average linkage, and the plane that keeps the distances best "
             "(classical scaling), with and without the common mean.",
         ),
     }
-    if any(isinstance(layer, int) or str(layer).isdigit() for layer in similarity["layer"]):
+    if layer.ne("all").any():
         drawn["layers"] = (
             layer_profiles(similarity, ceilings),
             "Means over pairs of tasks with the middle half of the pairs. Dashed: two seeds of a task. Dotted: chance. "
