@@ -35,9 +35,9 @@ class Arguments:
     """Highest difficulty of an item."""
     tower_steps: int = 2000
     """Optimiser steps of the tower and the projector."""
-    decoder_steps: int = 1200
+    decoder_steps: int = 2200
     """Optimiser steps of the decoder's course."""
-    decoder_stop: int = 1200
+    decoder_stop: int = 2200
     """The step at which it is cut, with rates still high, so that fine-tuning has something left to teach."""
     batch: int = 64
     """Items of a step."""
@@ -47,8 +47,8 @@ class Arguments:
     """Peak learning rate of the tower."""
     decoder_peak: float = 1e-3
     """Peak learning rate of the decoder."""
-    fact_weight: float = 0.3
-    """Weight of what the decoder should know half-way."""
+    fact_weight: float = 0.5
+    """Weight of what the decoder should look at, know and choose."""
     processes: int = 2
     """How many processes draw."""
     card_items: int = 100

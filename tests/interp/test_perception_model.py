@@ -143,13 +143,13 @@ def test_facts_stand_at_the_letters_of_options_and_at_what_the_question_names(dr
     names = {"SC": "marks", "RD": "marks", "AS": "pictures", "SR": "yes_no", "CN": "words"}
     plans_of = [ShardPlan(perception_task(n).name, form, 0, 6, (0.0, 0.0)) for n, form in names.items()]
     draw_shards(tmp_path, plans_of, lambda: drawing)
-    marker = Marker(drawing.tokenizer)
+    marker = Marker(drawing.tokenizer, drawing.module.config.image_token_id)
     for plan in plans_of:
         shard = load_shard(tmp_path, plan)
         found = 0
         for ids, labels, taught, item in zip(shard.ids, shard.labels, shard.lessons, plan.items(), strict=True):
             truth = item.meta["truth"]
-            for fact in marker.facts(ids, labels, taught):
+            for fact in marker.read(ids, labels, taught).facts:
                 found += 1
                 before = drawing.tokenizer.decode(ids[: fact.position + 1])
                 if plan.task == "semantic_correspondence":
@@ -212,7 +212,7 @@ def test_training_resumes_to_the_same_weights(
         folder.mkdir(exist_ok=True)
         how = {"batch": 6, "folder": folder, "log": stop if broken else said.append}
         train_tower(model, shards, course, words=words, watched=shards, **how)
-        seen = see(model, shards, Marker(drawing.tokenizer), kept=folder / "seen")
+        seen = see(model, shards, Marker(drawing.tokenizer, drawing.module.config.image_token_id), kept=folder / "seen")
         train_decoder(model, seen, course, parts=2, fact_weight=0.3, watched=seen, **how)
         return model, said
 

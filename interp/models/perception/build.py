@@ -68,7 +68,7 @@ def build(folder: Path, *, recipe: dict[str, Any], processes: int, log: Log) -> 
     course = Course(recipe["tower_steps"], recipe["tower_peak"], recipe["seed"])
     first = [shard for shard in shards if shard.plan.start < recipe["tower_items"]]
     train_tower(with_stem(model), first, course, words=words, watched=watched, **how)
-    marker = Marker(processor.tokenizer)
+    marker = Marker(processor.tokenizer, model.config.image_token_id)
     seen, watched_seen = (see(model, some, marker, kept=folder / "seen") for some in (shards, watched))
     course = Course(recipe["decoder_steps"], recipe["decoder_peak"], recipe["seed"], recipe["decoder_stop"])
     train_decoder(

@@ -1,9 +1,13 @@
-"""Where in a question's tokens the decoder should know what, half-way through its blocks.
+"""What the decoder should look at, know and choose, and at which of a question's tokens.
 
-An answer needs two steps: gather what is at each option's mark (or in its picture), and compare. The first step can be
-taught on its own, since the truth is known: at the letter of the option "Point B" the decoder should know which part
-mark B is on, at the word "REF" what is at REF, at "green cup" where the green cup is. A fact names a position and what
-should be readable there; like lessons, facts are read by linear maps that are thrown away.
+An answer needs three steps: look at each option's mark (or picture), gather what is there, and choose. Each can be
+taught on its own, since the truth is known:
+
+    pointer   from the letter of "Point B", the word "REF", or the words "green cup", one head of an early block should
+              look at the cell of the mark or thing; from "the second image" at that picture
+    fact      there the residual stream should half-way hold which part the mark is on, how far away it is, ...; read,
+              like lessons, by linear maps that are thrown away
+    choice    from the bracket before the answer's letter, one head of a late block should look at the right option
 """
 
 from __future__ import annotations
@@ -17,9 +21,10 @@ from typing import Any, Literal
 
 import torch
 
-from interp.models.perception.lessons import WHOLE, Lesson
+from interp.models.perception.lessons import GRID, WHOLE, Lesson
 from interp.tasks.perception.items import LETTERS
 
+NAMED = ("mark", "colour", "kind", "shape", "tight box")
 ORDINALS = ("first", "second", "third", "fourth")
 _MARK = re.compile(rf"\b(?:Point |Box )?([{LETTERS[:4]}])\b(?!\))")
 _PICTURE = re.compile(rf"the ({'|'.join(ORDINALS)}) image")
@@ -42,19 +47,52 @@ class Fact:
     value: str | float
 
 
+@dataclass(frozen=True)
+class Pointer:
+    """Where a token should look.
+
+    Attributes:
+        position: index of the token in the item's tokens.
+        tokens: indices of the tokens that it should look at, of which any will do.
+    """
+
+    position: int
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Scaffold:
+    """What is taught of one item besides its answer."""
+
+    facts: tuple[Fact, ...]
+    pointers: tuple[Pointer, ...]
+    choice: Pointer | None
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A token of the text and what it names: a cell, or a whole picture."""
+
+    position: int
+    image: int
+    cell: int
+
+
 class Marker:
     """Finds the positions; made once for a tokenizer.
 
     Args:
         tokenizer: of the decoder.
+        image_token: id of the token that stands for a cell.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, image_token: int) -> None:
         self._tokenizer = tokenizer
+        self._image_token = image_token
         self._newline = self._ids("\n")[0]
 
-    def facts(self, ids: torch.Tensor, labels: torch.Tensor, lessons: Sequence[Lesson]) -> list[Fact]:
-        """What should be readable where.
+    def read(self, ids: torch.Tensor, labels: torch.Tensor, lessons: Sequence[Lesson]) -> Scaffold:
+        """Everything that can be taught of an item.
 
         Args:
             ids: the item's tokens, [T].
@@ -62,52 +100,49 @@ class Marker:
             lessons: the item's.
         """
         tokens = ids.tolist()
-        end = int((labels >= 0).int().argmax())
-        ends = [i for i, token in enumerate(tokens[:end]) if token == self._newline]
+        answer = int((labels >= 0).int().argmax())
+        ends = [i for i, token in enumerate(tokens[:answer]) if token == self._newline]
         start = max((i for i in ends if self._follows(tokens, i, "(A")), default=None)
         if start is None:
-            return []
-        lines = [i for i in ends if i > start]
-        found: list[Fact] = []
-        for begin, line in pairwise([start, *lines]):
-            found += self._of_option(tokens, begin + 1, line, lessons)
-        found += self._of_question(tokens[:start], lessons)
-        return found
+            return Scaffold((), (), None)
+        lines = list(pairwise([start, *(i for i in ends if i > start)]))
+        places = [*self._in_question(tokens[:start], lessons)]
+        for begin, line in lines:
+            places += self._in_option(tokens, begin + 1, line, lessons)
+        facts = [fact for place in places for fact in _facts(place, lessons)]
+        facts += self._counts(tokens[:start], lessons)
+        cells = [i for i, token in enumerate(tokens) if token == self._image_token]
+        pointers = [Pointer(place.position, _cells(place, cells)) for place in places]
+        key = LETTERS.index(self._tokenizer.decode(tokens[answer + 1]).strip())
+        return Scaffold(tuple(facts), tuple(pointers), Pointer(answer, (lines[key][1] - 1,)))
 
-    def _of_option(self, tokens: Sequence[int], begin: int, end: int, lessons: Sequence[Lesson]) -> Iterator[Fact]:
+    def _in_option(self, tokens: Sequence[int], begin: int, end: int, lessons: Sequence[Lesson]) -> Iterator[_Place]:
         text = self._tokenizer.decode(tokens[begin:end])
         if mark := _MARK.search(text[3:]):
             for position in self._last(tokens[begin:end], f" {mark[1]}"):
-                yield from _at(_place(lessons, mark[1]), begin + position, lessons)
+                yield from _mark(begin + position, mark[1], lessons)
         elif picture := _PICTURE.search(text):
-            image = ORDINALS.index(picture[1])
-            yield from (
-                Fact(le.head, "class", end - 1, str(le.value))
-                for le in lessons
-                if le.kind == "class" and (le.image, le.cell) == (image, WHOLE)
-            )
+            yield _Place(end - 1, ORDINALS.index(picture[1]), WHOLE)
 
-    def _of_question(self, tokens: Sequence[int], lessons: Sequence[Lesson]) -> Iterator[Fact]:
-        for position in self._last(tokens, " REF"):
-            yield from _at(_place(lessons, "REF"), position, lessons)
-        for letter in LETTERS[:4]:
-            for position in self._last(tokens, f" {letter}"):
-                yield from _at(_place(lessons, letter), position, lessons)
+    def _in_question(self, tokens: Sequence[int], lessons: Sequence[Lesson]) -> Iterator[_Place]:
+        for name in ("REF", *LETTERS[:4]):
+            for position in self._last(tokens, f" {name}"):
+                yield from _mark(position, name, lessons)
+        for ordinal, word in enumerate(ORDINALS):
+            for position in self._last(tokens, f" {word} image"):
+                yield _Place(position, ordinal, WHOLE)
+        for colour in (le for le in lessons if le.head == "colour"):
+            kinds = [le for le in lessons if le.head == "kind" and (le.image, le.cell) == (colour.image, colour.cell)]
+            if len(kinds) == 1:
+                for position in self._last(tokens, f" {colour.value} {kinds[0].value}"):
+                    yield _Place(position, colour.image, colour.cell)
+
+    def _counts(self, tokens: Sequence[int], lessons: Sequence[Lesson]) -> Iterator[Fact]:
         for lesson in lessons:
             if lesson.head.startswith("number of "):
                 name = lesson.head.removeprefix("number of ")
                 for position in self._last(tokens, f" {name} shapes"):
                     yield Fact("number", "class", position, str(lesson.value))
-        colours = [le for le in lessons if le.head == "colour"]
-        for colour in colours:
-            kinds = [le for le in lessons if le.head == "kind" and (le.image, le.cell) == (colour.image, colour.cell)]
-            if len(kinds) == 1:
-                for position in self._last(tokens, f" {colour.value} {kinds[0].value}"):
-                    yield from (
-                        Fact(le.head, "value", position, float(le.value))
-                        for le in lessons
-                        if le.kind == "value" and (le.image, le.cell) == (colour.image, colour.cell)
-                    )
 
     def _last(self, tokens: Sequence[int], text: str) -> list[int]:
         """The position of the last token of the last place where the text stands, if it does."""
@@ -123,16 +158,29 @@ class Marker:
         return list(self._tokenizer(text, add_special_tokens=False).input_ids)
 
 
-def _place(lessons: Sequence[Lesson], mark: str) -> tuple[int, int] | None:
-    """Image and cell of a mark that has its cell for itself."""
+def _mark(position: int, name: str, lessons: Sequence[Lesson]) -> Iterator[_Place]:
+    """A mark, if it has its cell for itself."""
     marks = [le for le in lessons if le.head == "mark"]
     taken = Counter((le.image, le.cell) for le in marks)
-    places = [(le.image, le.cell) for le in marks if le.value == mark]
-    return places[0] if places and taken[places[0]] == 1 else None
+    for le in marks:
+        if le.value == name and taken[le.image, le.cell] == 1:
+            yield _Place(position, le.image, le.cell)
 
 
-def _at(place: tuple[int, int] | None, position: int, lessons: Sequence[Lesson]) -> Iterator[Fact]:
+def _facts(place: _Place, lessons: Sequence[Lesson]) -> Iterator[Fact]:
+    """What lessons say of the place; words that the question has itself are left out."""
     for lesson in lessons:
-        if (lesson.image, lesson.cell) == place and lesson.head != "mark" and lesson.kind != "match":
-            value = str(lesson.value) if lesson.kind == "class" else float(lesson.value)
-            yield Fact(lesson.head, lesson.kind, position, value)
+        if (lesson.image, lesson.cell) != (place.image, place.cell) or lesson.head in NAMED:
+            continue
+        if lesson.kind == "class" and not lesson.head.startswith("number of "):
+            yield Fact(lesson.head, "class", place.position, str(lesson.value))
+        elif lesson.kind == "value" and lesson.cell != WHOLE:
+            yield Fact(lesson.head, "value", place.position, float(lesson.value))
+
+
+def _cells(place: _Place, cells: Sequence[int]) -> tuple[int, ...]:
+    """The tokens of the place, among those of all pictures in order."""
+    first = place.image * GRID * GRID
+    if place.cell == WHOLE:
+        return tuple(cells[first : first + GRID * GRID])
+    return (cells[first + place.cell],)

@@ -1,10 +1,12 @@
 """Teach the decoder to answer with what the tower sees.
 
-    loss = -log p(letter) + REST * next-token loss on the rest of the reply + weight * sum over facts
+    loss = -log p(letter) + REST * next-token loss on the rest of the reply
+           + weight * (sum over facts + pointers + choices)
 
-Tower and projector are finished, so that the projected tokens of every picture are computed once. Facts
-(:mod:`interp.models.perception.scaffold`) are read from the residual stream half-way through the blocks. A step's items
-come from all tasks and forms; they are cut into parts of like length.
+Tower and projector are finished, so that the projected tokens of every picture are computed once. What is taught
+besides answers is that of :mod:`interp.models.perception.scaffold`: facts are read from the residual stream half-way
+through the blocks; pointers and choices are -log of the share of attention that the first head of a block gives to the
+right tokens. A step's items come from all tasks and forms; they are cut into parts of like length.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from torch.nn import functional
 from interp.files import atomic_file
 from interp.models.perception.heads import compared_classes, compared_values
 from interp.models.perception.optimise import Course, Log, copy_weights, optimise
-from interp.models.perception.scaffold import Fact, Marker
+from interp.models.perception.scaffold import Fact, Marker, Pointer, Scaffold
 from interp.models.perception.shards import Shard
 from interp.models.perception.train_tower import projected
 
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 CHECKPOINT = "decoder.pt"
 IGNORED = -100
 REST = 0.2
+POINTING, CHOOSING = 1, 4
+"""Blocks whose first heads are taught where to look, and what to choose."""
 OTHER_FORMS = 0.25
 """How often another form of a task is asked, for each time that its own is."""
 PICTURES = 512
@@ -49,13 +53,13 @@ class Seen:
     Attributes:
         shard: its tokens and labels.
         tokens: the projected tokens of an item's pictures, one after another, [items, I * N, D].
-        facts: of each item.
+        scaffolds: what is taught of each item besides its answer.
         weight: how often its items are drawn.
     """
 
     shard: Shard
     tokens: Float[torch.Tensor, "K N D"]
-    facts: list[list[Fact]]
+    scaffolds: list[Scaffold]
     weight: float
 
 
@@ -80,9 +84,9 @@ def see(model: LlavaForConditionalGeneration, shards: Sequence[Shard], marker: M
             tokens = torch.cat([projected(model, cells) for cells in shard.cells.split(PICTURES)])
             with atomic_file(file) as draft:
                 torch.save(tokens.unflatten(0, (len(shard), shard.n_images)).flatten(1, 2), draft)
-        facts = [marker.facts(*item) for item in zip(shard.ids, shard.labels, shard.lessons, strict=True)]
+        scaffolds = [marker.read(*item) for item in zip(shard.ids, shard.labels, shard.lessons, strict=True)]
         weight = len(shard) * (1.0 if own[shard.plan.task] == shard.plan.form else OTHER_FORMS)
-        seen.append(Seen(shard, torch.load(file, weights_only=True, mmap=True), facts, weight))
+        seen.append(Seen(shard, torch.load(file, weights_only=True, mmap=True), scaffolds, weight))
     model.float()
     copy_weights(list(exact.values()), [model.get_parameter(name) for name in exact])
     return seen
@@ -143,14 +147,14 @@ def train_decoder(
         course: how long and how fast.
         batch: items of a step.
         parts: into how many parts of like length they are cut.
-        fact_weight: weight of the facts.
+        fact_weight: weight of facts, pointers and choices.
         folder: where the checkpoint lies.
         log: called with one dict a logged step.
         watched: items that are measured on from time to time.
     """
     torch.manual_seed(course.seed)
     readers = Readers(
-        [fact for one in (*seen, *watched) for facts in one.facts for fact in facts],
+        [fact for one in (*seen, *watched) for scaffold in one.scaffolds for fact in scaffold.facts],
         model.config.text_config.hidden_size,
     )
     language_model = model.model.language_model
@@ -205,7 +209,13 @@ def _loss(
     embedded = embedded.masked_scatter((ids == model.config.image_token_id)[..., None], pictures)
     out = model.model.language_model(inputs_embeds=embedded, use_cache=False, output_hidden_states=True)
     middle = out.hidden_states[model.config.text_config.num_hidden_layers // 2]
-    compared = readers(middle, [one.facts[row] for one, row in items])
+    scaffolds = [one.scaffolds[row] for one, row in items]
+    compared = readers(middle, [scaffold.facts for scaffold in scaffolds])
+    pointed = [(row, pointer) for row, scaffold in enumerate(scaffolds) for pointer in scaffold.pointers]
+    chosen = [(row, scaffold.choice) for row, scaffold in enumerate(scaffolds) if scaffold.choice is not None]
+    for name, block, pointers in (("look", POINTING, pointed), ("choice", CHOOSING, chosen)):
+        if pointers:
+            compared[name] = _pointed(model, block, out.hidden_states[block], pointers)
     wanted = labels[:, 1:] != IGNORED
     logits, answers = model.lm_head(out.last_hidden_state[:, :-1][wanted]).float(), labels[:, 1:][wanted]
     letters = torch.zeros_like(wanted)
@@ -216,6 +226,35 @@ def _loss(
     loss = loss + fact_weight * sum((one for one, _ in compared.values()), torch.zeros(()))
     right = (logits.argmax(-1) == answers)[of_letter]
     return loss, right, {head: value for head, (_, value) in compared.items()}
+
+
+def _pointed(
+    model: LlavaForConditionalGeneration,
+    block: int,
+    states: Float[torch.Tensor, "B T D"],
+    found: Sequence[tuple[int, Pointer]],
+) -> tuple[torch.Tensor, float]:
+    """-log of the share of a block's first head's attention on the right tokens, and its mean share."""
+    from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+    decoder = model.model.language_model
+    attention = decoder.layers[block].self_attn
+    states = decoder.layers[block].input_layernorm(states)
+    turns = decoder.rotary_emb(states, torch.arange(states.shape[1])[None])
+    query, key = (
+        functional.linear(states, part.weight[: attention.head_dim])[:, None]
+        for part in (attention.q_proj, attention.k_proj)
+    )
+    query, key = (one[:, 0] for one in apply_rotary_pos_emb(query, key, *turns))
+    at = torch.tensor([row for row, _ in found])
+    positions = torch.tensor([pointer.position for _, pointer in found])
+    scores = (torch.einsum("ptd,pd->pt", key[at], query[at, positions]) * attention.scaling).float()
+    scores = scores.masked_fill(torch.arange(states.shape[1]) > positions[:, None], -math.inf)
+    wanted = torch.zeros_like(scores, dtype=torch.bool)
+    for row, (_, pointer) in enumerate(found):
+        wanted[row, list(pointer.tokens)] = True
+    share = scores.masked_fill(~wanted, -math.inf).logsumexp(1) - scores.logsumexp(1)
+    return -share.mean(), float(share.detach().exp().mean())
 
 
 def _padded(rows: Sequence[torch.Tensor], fill: int) -> torch.Tensor:
