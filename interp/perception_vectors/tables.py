@@ -83,21 +83,20 @@ def layer_table(table: pd.DataFrame) -> pd.DataFrame:
     """Mean effects by setting, layer and kind of vector: other tasks', the own, and the controls."""
     shown = table[table["control"] != "none"]
     columns = ["accuracy", "change", "log_p_change", "changed_rate"]
-    by_target = (
-        shown.assign(vector=shown["control"])
-        .groupby(["setting", "layer", "vector", "target"], sort=False)[columns]
-        .mean()
-    )
+    shown = shown.rename(columns={"control": "vector"})
+    by_target = shown.groupby(["setting", "layer", "vector", "target"], sort=False)[columns].mean()
     return by_target.groupby(["setting", "layer", "vector"], sort=False).mean().reset_index()
 
 
 def _lead(work: VectorWork) -> str:
     settings = work.settings
+    shown = {"examples", "both"} & set(settings.settings)
+    shots = f"; {settings.shots} examples where there are any" if shown else ""
     adapters = f"; followed through {len(work.adapters)} adapters" if work.adapters else ""
     return (
         f"Vectors of {len(settings.names)} perception tasks of {settings.model} at the {settings.position}, each the "
-        f"mean of {settings.contexts} contexts of the training content ({', '.join(settings.settings)}; "
-        f"{settings.shots} examples where there are any){adapters}."
+        f"mean of {settings.contexts} contexts of the training content ({', '.join(settings.settings)}"
+        f"{shots}){adapters}."
     )
 
 
@@ -161,10 +160,11 @@ def _patching(table: pd.DataFrame, main: str, layer: int) -> list[str]:
     return [
         f"Patched after block {layer}, chosen on the selection split, vectors change the accuracy, which is "
         f"{bare['accuracy'].mean():.3f} without a patch, by: {said}.",
-        f"The own vector costs {gap.value:.3f} nats of log p(key) less than another's (95 % over targets {gap.low:.3f} "
-        f"to {gap.high:.3f}; by layer {_range(specificity(_of(table, main)))}). {len(far)} of {len(others)} pairs "
-        f"change the accuracy beyond their interval (about {0.05 * len(others):.1f} by chance); the largest effect is "
-        f"{worst['log_p_change']:+.2f} nats ({_pair(worst)}).",
+        f"Under the own vector log p(key) is {gap.value:+.3f} nats above that under another's (95 % over targets "
+        f"{gap.low:+.3f} to {gap.high:+.3f}; by layer {_range(specificity(_of(table, main)))}). "
+        f"{len(far)} of {len(others)} pairs change the accuracy beyond their interval (about "
+        f"{0.05 * len(others):.1f} by chance); the largest effect is {worst['log_p_change']:+.2f} nats "
+        f"({_pair(worst)}).",
     ]
 
 
@@ -173,7 +173,7 @@ def _of(table: pd.DataFrame, setting: str) -> pd.DataFrame:
 
 
 def _range(values: pd.Series) -> str:
-    return f"{np.min(values):.3f} to {np.max(values):.3f}"
+    return f"{np.min(values):+.3f} to {np.max(values):+.3f}"
 
 
 def _pair(row: pd.Series) -> str:

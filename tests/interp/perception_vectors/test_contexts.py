@@ -128,6 +128,8 @@ def test_models_without_pictures_and_prompts_that_are_too_long_are_refused(model
         interleaved(tiny_llama(), items)
     with pytest.raises(CrosstaskError, match="takes at most 512: use fewer --shots"):
         interleaved(model, items * 5)
+    with pytest.raises(CrosstaskError, match="where a prompt's pictures end"):
+        interleaved(VISION["paligemma"](), items[:1])
 
 
 @pytest.mark.parametrize(

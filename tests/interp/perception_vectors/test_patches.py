@@ -20,6 +20,7 @@ from interp.tuning.evaluation.packing import Reading
 from interp.tuning.evaluation.reading import ItemReader
 from interp.tuning.evaluation.records import Record
 from tests.tiny import LAYERS, WIDTH, tiny_llava
+from tests.tiny_families import VISION
 
 POSITIONS: tuple[Position, ...] = ("delimiter", "letter")
 
@@ -64,6 +65,17 @@ def test_arms_behind_one_prefix_equal_whole_prompts(model: Model, task: str, pos
     assert log_p(fast) == pytest.approx(log_p(slow), abs=1e-9)
     assert letters(fast) == pytest.approx(letters(slow), abs=1e-9)
     assert np.abs(np.diff(letters(slow), axis=0)).max((1, 2)).min() > 1e-5  # and arms differ
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "gemma3"])
+def test_families_with_several_position_axes_or_without_packing_answer_alike(name: str) -> None:
+    model = VISION[name]()
+    choices = ready(model, "counting", 2)
+    given = [Arm("none", -1, None), Arm("task", 0, vector(1)), Arm("random", 1, vector(2, 2))]
+    fast, slow = (patch_answers(choices, given, position="delimiter", shared=way) for way in (None, False))
+    assert letters(fast) == pytest.approx(letters(slow), abs=1e-12)
+    bare = np.array([record.letters for record in choose(choices)])
+    assert letters(fast)[0] == pytest.approx(bare, abs=1e-12)
 
 
 def test_few_arms_at_a_time_give_the_same(model: Model) -> None:
