@@ -35,9 +35,9 @@ class Arguments:
     """Highest difficulty of an item."""
     tower_steps: int = 2000
     """Optimiser steps of the tower and the projector."""
-    decoder_steps: int = 2200
+    decoder_steps: int = 1700
     """Optimiser steps of the decoder's course."""
-    decoder_stop: int = 2200
+    decoder_stop: int = 1700
     """The step at which it is cut, with rates still high, so that fine-tuning has something left to teach."""
     batch: int = 64
     """Items of a step."""

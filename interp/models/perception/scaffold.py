@@ -1,13 +1,16 @@
 """What the decoder should look at, know and choose, and at which of a question's tokens.
 
-An answer needs three steps: look at each option's mark (or picture), gather what is there, and choose. Each can be
-taught on its own, since the truth is known:
+An answer needs some steps: look at each option's mark (or picture), gather what is there, carry what is asked about to
+the answer, and choose. Each can be taught on its own, since the truth is known:
 
     pointer   from the letter of "Point B", the word "REF", or the words "green cup", one head of an early block should
               look at the cell of the mark or thing; from "the second image" at that picture
     fact      there the residual stream should half-way hold which part the mark is on, how far away it is, ...; read,
               like lessons, by linear maps that are thrown away
-    choice    from the bracket before the answer's letter, one head of a late block should look at the right option
+    carried   from the bracket before the answer's letter, one head of a middle block should look at the word "REF", or
+              at "the first image"; what was gathered there should be readable at the bracket too, and so should the way
+              from one thing of the question to the other
+    choice    from the same bracket, one head of a late block should look at the right option
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -64,9 +67,10 @@ class Pointer:
 class Scaffold:
     """What is taught of one item besides its answer."""
 
-    facts: tuple[Fact, ...]
-    pointers: tuple[Pointer, ...]
-    choice: Pointer | None
+    facts: tuple[Fact, ...] = ()
+    pointers: tuple[Pointer, ...] = ()
+    carried: tuple[Pointer, ...] = ()
+    choices: tuple[Pointer, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class _Place:
     position: int
     image: int
     cell: int
+    carried: bool = False
 
 
 class Marker:
@@ -104,17 +109,24 @@ class Marker:
         ends = [i for i, token in enumerate(tokens[:answer]) if token == self._newline]
         start = max((i for i in ends if self._follows(tokens, i, "(A")), default=None)
         if start is None:
-            return Scaffold((), (), None)
+            return Scaffold()
         lines = list(pairwise([start, *(i for i in ends if i > start)]))
-        places = [*self._in_question(tokens[:start], lessons)]
-        for begin, line in lines:
-            places += self._in_option(tokens, begin + 1, line, lessons)
+        asked = [*self._in_question(tokens[:start], lessons)]
+        places = [*asked, *(p for begin, line in lines for p in self._in_option(tokens, begin + 1, line, lessons))]
         facts = [fact for place in places for fact in _facts(place, lessons)]
         facts += self._counts(tokens[:start], lessons)
+        carried = [place for place in asked if place.carried]
+        for place in carried:
+            facts += [replace(fact, position=answer) for fact in _facts(place, lessons)]
+        facts += _way(asked, lessons, answer)
         cells = [i for i, token in enumerate(tokens) if token == self._image_token]
-        pointers = [Pointer(place.position, _cells(place, cells)) for place in places]
         key = LETTERS.index(self._tokenizer.decode(tokens[answer + 1]).strip())
-        return Scaffold(tuple(facts), tuple(pointers), Pointer(answer, (lines[key][1] - 1,)))
+        return Scaffold(
+            tuple(facts),
+            tuple(Pointer(place.position, _cells(place, cells)) for place in places),
+            tuple(Pointer(answer, (place.position,)) for place in carried),
+            (Pointer(answer, (lines[key][1] - 1,)),),
+        )
 
     def _in_option(self, tokens: Sequence[int], begin: int, end: int, lessons: Sequence[Lesson]) -> Iterator[_Place]:
         text = self._tokenizer.decode(tokens[begin:end])
@@ -127,10 +139,10 @@ class Marker:
     def _in_question(self, tokens: Sequence[int], lessons: Sequence[Lesson]) -> Iterator[_Place]:
         for name in ("REF", *LETTERS[:4]):
             for position in self._last(tokens, f" {name}"):
-                yield from _mark(position, name, lessons)
+                yield from (replace(place, carried=name == "REF") for place in _mark(position, name, lessons))
         for ordinal, word in enumerate(ORDINALS):
             for position in self._last(tokens, f" {word} image"):
-                yield _Place(position, ordinal, WHOLE)
+                yield _Place(position, ordinal, WHOLE, carried=ordinal == 0)
         for colour in (le for le in lessons if le.head == "colour"):
             kinds = [le for le in lessons if le.head == "kind" and (le.image, le.cell) == (colour.image, colour.cell)]
             if len(kinds) == 1:
@@ -176,6 +188,15 @@ def _facts(place: _Place, lessons: Sequence[Lesson]) -> Iterator[Fact]:
             yield Fact(lesson.head, "class", place.position, str(lesson.value))
         elif lesson.kind == "value" and lesson.cell != WHOLE:
             yield Fact(lesson.head, "value", place.position, float(lesson.value))
+
+
+def _way(places: Sequence[_Place], lessons: Sequence[Lesson], position: int) -> Iterator[Fact]:
+    """From the second thing of a question to the first."""
+    for head in ("x", "y"):
+        at = {(le.image, le.cell): float(le.value) for le in lessons if le.head == head}
+        found = [at[place.image, place.cell] for place in places if (place.image, place.cell) in at]
+        if len(found) == 2:
+            yield Fact(f"d{head}", "value", position, found[0] - found[1])
 
 
 def _cells(place: _Place, cells: Sequence[int]) -> tuple[int, ...]:

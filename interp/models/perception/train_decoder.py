@@ -1,11 +1,11 @@
 """Teach the decoder to answer with what the tower sees.
 
     loss = -log p(letter) + REST * next-token loss on the rest of the reply
-           + weight * (sum over facts + pointers + choices)
+           + weight * (sum over facts + pointers + carried + choices)
 
 Tower and projector are finished, so that the projected tokens of every picture are computed once. What is taught
 besides answers is that of :mod:`interp.models.perception.scaffold`: facts are read from the residual stream half-way
-through the blocks; pointers and choices are -log of the share of attention that the first head of a block gives to the
+through the blocks; the others are -log of the share of attention that the first head of a block gives to the
 right tokens. A step's items come from all tasks and forms; they are cut into parts of like length.
 """
 
@@ -38,10 +38,18 @@ if TYPE_CHECKING:
 CHECKPOINT = "decoder.pt"
 IGNORED = -100
 REST = 0.2
-POINTING, CHOOSING = 1, 4
-"""Blocks whose first heads are taught where to look, and what to choose."""
-OTHER_FORMS = 0.25
+ATTENTION = {"pointers": 1, "carried": 2, "choices": 4}
+"""Blocks whose first heads are taught where to look."""
+OTHER_FORMS = 0.15
 """How often another form of a task is asked, for each time that its own is."""
+SELDOM = {
+    "forensic_detection": 0.25,
+    "multi_view_reasoning": 0.25,
+    "counting": 0.5,
+    "jigsaw": 0.5,
+    "object_localization": 0.5,
+}
+"""How often tasks are asked, beside 1, of which little or nothing is taught besides the answer."""
 PICTURES = 512
 """Pictures that pass through the tower together."""
 
@@ -85,7 +93,8 @@ def see(model: LlavaForConditionalGeneration, shards: Sequence[Shard], marker: M
             with atomic_file(file) as draft:
                 torch.save(tokens.unflatten(0, (len(shard), shard.n_images)).flatten(1, 2), draft)
         scaffolds = [marker.read(*item) for item in zip(shard.ids, shard.labels, shard.lessons, strict=True)]
-        weight = len(shard) * (1.0 if own[shard.plan.task] == shard.plan.form else OTHER_FORMS)
+        weight = len(shard) * SELDOM.get(shard.plan.task, 1.0)
+        weight *= 1.0 if own[shard.plan.task] == shard.plan.form else OTHER_FORMS
         seen.append(Seen(shard, torch.load(file, weights_only=True, mmap=True), scaffolds, weight))
     model.float()
     copy_weights(list(exact.values()), [model.get_parameter(name) for name in exact])
@@ -211,9 +220,8 @@ def _loss(
     middle = out.hidden_states[model.config.text_config.num_hidden_layers // 2]
     scaffolds = [one.scaffolds[row] for one, row in items]
     compared = readers(middle, [scaffold.facts for scaffold in scaffolds])
-    pointed = [(row, pointer) for row, scaffold in enumerate(scaffolds) for pointer in scaffold.pointers]
-    chosen = [(row, scaffold.choice) for row, scaffold in enumerate(scaffolds) if scaffold.choice is not None]
-    for name, block, pointers in (("look", POINTING, pointed), ("choice", CHOOSING, chosen)):
+    for name, block in ATTENTION.items():
+        pointers = [(row, pointer) for row, scaffold in enumerate(scaffolds) for pointer in getattr(scaffold, name)]
         if pointers:
             compared[name] = _pointed(model, block, out.hidden_states[block], pointers)
     wanted = labels[:, 1:] != IGNORED
