@@ -154,18 +154,56 @@ def test_facts_stand_at_the_letters_of_options_and_at_what_the_question_names(dr
                 before = drawing.tokenizer.decode(ids[: fact.position + 1])
                 if plan.task == "semantic_correspondence":
                     last = before.split()[-1]
-                    expected = truth["reference"] if last == "REF" else truth["points"]["ABCD".index(last)]
+                    carried = last in ("REF", "(")
+                    expected = truth["reference"] if carried else truth["points"]["ABCD".index(last)]
                     assert fact.value == expected
                 elif plan.task == "relative_depth":
                     assert fact.value == pytest.approx(math.log(truth["depths"]["AB".index(before.split()[-1])]))
                 elif plan.task == "art_style":
-                    assert fact.value == truth["styles"][["first", "second", "third"].index(before.split()[-2])]
+                    of = 0 if before.endswith("(") else ["first", "second", "third"].index(before.split()[-2])
+                    assert fact.value == truth["styles"][of]
                 elif plan.task == "counting":
                     assert fact.value == str(truth["counts"][truth["asked"]])
+                elif fact.head == "dx":
+                    assert before.endswith("(")
+                    assert fact.value == pytest.approx(4 * (truth["first"][0] - truth["second"][0]))
                 elif fact.head == "x":
                     where = "second" if " ".join(before.split()[-2:]) in item.question.split("the ")[-1] else "first"
                     assert fact.value == pytest.approx(4 * truth[where][0] - 2)
         assert found, plan
+
+
+def test_pointers_lead_to_marks_and_choices_to_the_right_option(drawing: Model, tmp_path: Path) -> None:
+    plans_of = [
+        ShardPlan(perception_task(n).name, form, 0, 6, (0.0, 0.0)) for n, form in (("SC", "marks"), ("AS", "pictures"))
+    ]
+    draw_shards(tmp_path, plans_of, lambda: drawing)
+    token = drawing.module.config.image_token_id
+    marker = Marker(drawing.tokenizer, token)
+    for plan in plans_of:
+        shard = load_shard(tmp_path, plan)
+        for ids, labels, taught, item in zip(shard.ids, shard.labels, shard.lessons, plan.items(), strict=True):
+            scaffold = marker.read(ids, labels, taught)
+            cells = (ids == token).nonzero()[:, 0].tolist()
+            (choice,) = scaffold.choices
+            assert drawing.tokenizer.decode(ids[choice.position]).strip() == "("
+            letter = drawing.tokenizer.decode(ids[choice.position + 1])
+            before = drawing.tokenizer.decode(ids[: choice.tokens[0] + 1])
+            assert before.rsplit("(", 1)[1].startswith(f"{letter})")
+            asked = {drawing.tokenizer.decode(ids[p.tokens[0]]).strip() for p in scaffold.carried}
+            if plan.task == "semantic_correspondence":
+                assert asked <= {"REF"}
+                for pointer in scaffold.pointers:
+                    name = drawing.tokenizer.decode(ids[pointer.position]).strip()
+                    image, place = (0, item.meta["reference"])
+                    if name != "REF":
+                        image, place = 1, item.meta["marks"]["ABCD".index(name)]
+                    assert pointer.tokens == (cells[image * GRID * GRID + cell_of(place)],)
+            else:
+                assert asked == {"image"}
+                assert {pointer.tokens for pointer in scaffold.pointers} == {
+                    tuple(cells[image * GRID * GRID : (image + 1) * GRID * GRID]) for image in range(3)
+                }
 
 
 def test_classes_are_read_as_words(drawing: Model) -> None:
