@@ -37,7 +37,7 @@ class Arguments:
     """Optimiser steps of the tower and the projector."""
     decoder_steps: int = 1700
     """Optimiser steps of the decoder's course."""
-    decoder_stop: int = 1700
+    decoder_stop: int = 1250
     """The step at which it is cut, with rates still high, so that fine-tuning has something left to teach."""
     batch: int = 64
     """Items of a step."""
