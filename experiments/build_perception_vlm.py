@@ -38,7 +38,7 @@ class Arguments:
     decoder_steps: int = 1700
     """Optimiser steps of the decoder's course."""
     decoder_stop: int = 1250
-    """The step at which it is cut, with rates still high, so that fine-tuning has something left to teach."""
+    """The step at which it is cut, before everything is learned, so that fine-tuning has something left to teach."""
     batch: int = 64
     """Items of a step."""
     parts: int = 4

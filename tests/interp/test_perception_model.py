@@ -18,10 +18,10 @@ from interp.models.perception.heads import Heads, total, words_of
 from interp.models.perception.lessons import GRID, WHOLE, Lesson, cell_of, lessons
 from interp.models.perception.load import DECODER, load_perception_vlm, save_weights
 from interp.models.perception.optimise import Course
-from interp.models.perception.scaffold import Marker
+from interp.models.perception.scaffold import Marker, Pointer
 from interp.models.perception.shards import Shard, ShardPlan, draw_shards, load_shard, plans, watched_plans
 from interp.models.perception.tower import CELL_FEATURES, MultiScaleEmbeddings, MultiScaleVisionConfig
-from interp.models.perception.train_decoder import IGNORED, see, train_decoder
+from interp.models.perception.train_decoder import ATTENTION, IGNORED, pointed, see, train_decoder
 from interp.models.perception.train_tower import projected, train_tower
 from interp.tasks.perception.registry import perception_task, perception_tasks
 
@@ -204,6 +204,22 @@ def test_pointers_lead_to_marks_and_choices_to_the_right_option(drawing: Model, 
                 assert {pointer.tokens for pointer in scaffold.pointers} == {
                     tuple(cells[image * GRID * GRID : (image + 1) * GRID * GRID]) for image in range(3)
                 }
+
+
+def test_share_of_a_pointer_is_what_the_head_attends(drawing: Model) -> None:
+    torch.manual_seed(0)
+    model = assemble()[0]
+    model.set_attn_implementation("eager")
+    states = torch.randn(2, 9, 256)
+    with torch.no_grad():
+        out = model.model.language_model(inputs_embeds=states, output_hidden_states=True, output_attentions=True)
+        for block in ATTENTION.values():
+            found = [(0, Pointer(8, (2, 5))), (1, Pointer(4, (1,)))]
+            loss, share = pointed(model, block, out.hidden_states[block], found)
+            first = out.attentions[block][:, 0]
+            shares = torch.stack([first[0, 8, [2, 5]].sum(), first[1, 4, 1]])
+            assert share == pytest.approx(float(shares.mean()), rel=1e-4)
+            assert float(loss) == pytest.approx(float(-shares.log().mean()), rel=1e-4)
 
 
 def test_classes_are_read_as_words(drawing: Model) -> None:

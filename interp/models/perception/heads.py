@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn import functional
 
 from interp.models.perception.lessons import WHOLE, Lesson
+from interp.models.perception.scaffold import Fact
 
 MATCH_WIDTH, MATCH_SHARPNESS = 64, 8.0
 CLASS_SHARPNESS = 4.0
@@ -34,8 +35,8 @@ Words = Callable[[str], torch.Tensor]
 """A name to its embedding, [D]."""
 
 
-def classes_of(taught: Sequence[Lesson]) -> dict[str, dict[str, int]]:
-    """Head -> class name -> index, for lessons whose kind is a class."""
+def classes_of(taught: Sequence[Lesson | Fact]) -> dict[str, dict[str, int]]:
+    """Head -> class name -> index, for lessons or facts whose kind is a class."""
     names: dict[str, set[str]] = defaultdict(set)
     for lesson in taught:
         if lesson.kind == "class":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,15 @@ def optimise(
     copy_weights(held, used)
     copy_weights(list(frozen.values()), [model.get_parameter(name) for name in frozen])  # as before bfloat16
     model.requires_grad_(False).eval()
+
+
+def averages(said: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each name over the records that have it."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for record in said:
+        for name, value in record.items():
+            found[name].append(value)
+    return {name: round(sum(values) / len(values), 3) for name, values in sorted(found.items())}
 
 
 @torch.no_grad()

@@ -26,8 +26,8 @@ from torch import nn
 from torch.nn import functional
 
 from interp.files import atomic_file
-from interp.models.perception.heads import compared_classes, compared_values
-from interp.models.perception.optimise import Course, Log, copy_weights, optimise
+from interp.models.perception.heads import classes_of, compared_classes, compared_values
+from interp.models.perception.optimise import Course, Log, averages, copy_weights, optimise
 from interp.models.perception.scaffold import Fact, Marker, Pointer, Scaffold
 from interp.models.perception.shards import Shard
 from interp.models.perception.train_tower import projected
@@ -50,6 +50,8 @@ SELDOM = {
     "object_localization": 0.5,
 }
 """How often tasks are asked, beside 1, of which little or nothing is taught besides the answer."""
+WATCHED = 50
+"""Watched items that run together."""
 PICTURES = 512
 """Pictures that pass through the tower together."""
 
@@ -106,11 +108,7 @@ class Readers(nn.Module):
 
     def __init__(self, facts: Sequence[Fact], width: int) -> None:
         super().__init__()
-        names: dict[str, set[str]] = defaultdict(set)
-        for fact in facts:
-            if fact.kind == "class":
-                names[fact.head].add(str(fact.value))
-        self.classes = {head: {name: i for i, name in enumerate(sorted(found))} for head, found in names.items()}
+        self.classes = classes_of(facts)
         kinds = {fact.head: fact.kind for fact in facts}
         self.norm = nn.LayerNorm(width)
         self.maps = nn.ModuleDict({head: nn.Linear(width, len(self.classes.get(head, "1"))) for head in sorted(kinds)})
@@ -186,13 +184,11 @@ def train_decoder(
         return [functools.partial(losses, items[i : i + size]) for i in range(0, batch, size)]
 
     def watch() -> dict[str, float]:
-        found: dict[str, list[float]] = defaultdict(list)
-        for one in watched:
-            for start in range(0, len(one.shard), 50):
-                rows = range(start, min(start + 50, len(one.shard)))
-                for name, value in losses([(one, row) for row in rows])[1].items():
-                    found[name].append(value)
-        return {name: round(sum(values) / len(values), 3) for name, values in sorted(found.items())}
+        return averages(
+            losses([(one, row) for row in range(start, min(start + WATCHED, len(one.shard)))])[1]
+            for one in watched
+            for start in range(0, len(one.shard), WATCHED)
+        )
 
     optimise(
         model,
@@ -223,7 +219,7 @@ def _loss(
     for name, block in ATTENTION.items():
         pointers = [(row, pointer) for row, scaffold in enumerate(scaffolds) for pointer in getattr(scaffold, name)]
         if pointers:
-            compared[name] = _pointed(model, block, out.hidden_states[block], pointers)
+            compared[name] = pointed(model, block, out.hidden_states[block], pointers)
     wanted = labels[:, 1:] != IGNORED
     logits, answers = model.lm_head(out.last_hidden_state[:, :-1][wanted]).float(), labels[:, 1:][wanted]
     letters = torch.zeros_like(wanted)
@@ -236,7 +232,7 @@ def _loss(
     return loss, right, {head: value for head, (_, value) in compared.items()}
 
 
-def _pointed(
+def pointed(
     model: LlavaForConditionalGeneration,
     block: int,
     states: Float[torch.Tensor, "B T D"],

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +18,7 @@ import torch
 from jaxtyping import Float
 
 from interp.models.perception.heads import Heads, Words, summary, total
-from interp.models.perception.optimise import Course, Log, optimise
+from interp.models.perception.optimise import Course, Log, averages, optimise
 from interp.models.perception.shards import Shard
 
 if TYPE_CHECKING:
@@ -72,12 +71,9 @@ def train_tower(
         return [functools.partial(losses, chosen)]
 
     def watch() -> dict[str, float]:
-        seen: dict[str, list[float]] = defaultdict(list)
-        for shard in watched:
-            if any(shard.lessons):
-                for head, value in losses([(shard, row) for row in range(len(shard))])[1].items():
-                    seen[head].append(value)
-        return {head: round(sum(values) / len(values), 3) for head, values in sorted(seen.items())}
+        return averages(
+            losses([(shard, row) for row in range(len(shard))])[1] for shard in watched if any(shard.lessons)
+        )
 
     optimise(
         model,
