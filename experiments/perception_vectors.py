@@ -63,8 +63,11 @@ class Arguments:
     """Selection items of each task, on which the layer is chosen."""
     shifts: bool = True
     """Average answers over all cyclic shifts of the options."""
-    difficulty: float = 0.5
+    difficulty: Annotated[float | None, arg("0..1", "the trainings' own, else 0.5")] = None
     """Of the items, 0 (easiest) to 1."""
+    difficulties: Annotated[Path | None, arg("FILE", "as --difficulty says")] = None
+    """Difficulty by task, as for experiments.transfer_matrix; of the tasks that it does not name, as --difficulty
+    says."""
     size: Annotated[int | None, arg("PIXELS", "what the model's tower takes")] = None
     """Side of drawn pictures."""
     seed: int = 1000
@@ -94,7 +97,9 @@ def main(arguments: Arguments) -> None:
     given = {name: value for name, value in vars(arguments).items() if name in VectorSettings.__dataclass_fields__}
     tasks = tuple(_task(name) for name in arguments.tasks) or tuple(perception_tasks())
     settings = VectorSettings(
-        **given | {"tasks": tasks, "size": arguments.size or 0, "limits": limits, "files": _files(tasks)}
+        **given
+        | {"tasks": tasks, "size": arguments.size or 0, "limits": limits, "files": _files(tasks)}
+        | {"difficulties": _difficulties(arguments, tasks, found)}
     )
     console.print(f"Loading {settings.model} ...")
     model = common.model_loader(arguments.loading, main=settings.model)(settings.model)
@@ -161,6 +166,28 @@ def _task(name: str) -> str:
         return name
     short, sign, form = name.partition("/")
     return perception_task(short).name + sign + form
+
+
+def _difficulties(arguments: Arguments, tasks: tuple[str, ...], found: "list[Found]") -> dict[str, float]:
+    """Task -> difficulty: of the file, else the given one, else what its adapters were trained at, else the default."""
+    from interp.tuning.matrix.calibration import read_difficulties
+    from interp.tuning.matrix.plan import DIFFICULTY, task_of
+    from interp.tuning.matrix.work import canonical
+
+    if arguments.difficulty is not None and not 0 <= arguments.difficulty <= 1:
+        raise CrosstaskError(f"--difficulty lies between 0 and 1, and was given as {arguments.difficulty:g}")
+    file = read_difficulties(arguments.difficulties) if arguments.difficulties is not None else {}
+    known = {task_of(canonical(name)): value for name, value in file.items()}
+    own: dict[str, float] = {}
+    for one in found if arguments.difficulty is None else []:
+        trained = one.record.get("config", {}).get("difficulty")
+        if trained is not None and own.setdefault(one.name.task, trained) != trained and one.name.task not in known:
+            raise CrosstaskError(
+                f"adapters of {one.name.task!r} were trained at difficulties {own[one.name.task]:g} and {trained:g}: "
+                "say with --difficulty or --difficulties at which one its items are asked"
+            )
+    usual = DIFFICULTY if arguments.difficulty is None else arguments.difficulty
+    return {name: known.get(name, own.get(name, usual)) for name in map(task_of, tasks)}
 
 
 def _files(tasks: tuple[str, ...]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from interp.errors import CrosstaskError
 from interp.models.base import Model
 from interp.tuning.dataset import picture_side
-from interp.tuning.matrix.plan import task_of
+from interp.tuning.matrix.plan import DIFFICULTY, task_of
 
 Setting: TypeAlias = Literal["item", "examples", "instruction", "both"]
 """How a task is specified; see :mod:`interp.perception_vectors.contexts`."""
@@ -37,7 +37,7 @@ class VectorSettings:
         items: of the test split that each task's answers are scored on; 0 for no patching.
         selection_items: of the selection split, on which the layer is chosen.
         shifts: whether a forced choice is averaged over all shifts of the options.
-        difficulty: of drawn items, 0 to 1.
+        difficulties: task -> difficulty of its drawn items, 0 to 1; of the others `DIFFICULTY`.
         size: side of their pictures in pixels; resolved to what the model's tower takes.
         seed: of the items and of the random vectors. Trainings draw with small seeds.
         limits: fewest and most pixels of a picture, as the adapters were trained with.
@@ -55,7 +55,7 @@ class VectorSettings:
     items: int = 60
     selection_items: int = 24
     shifts: bool = True
-    difficulty: float = 0.5
+    difficulties: Mapping[str, float] = field(default_factory=dict)
     size: int = 0
     seed: int = 1000
     limits: Mapping[str, int | None] = field(default_factory=dict)
@@ -96,6 +96,10 @@ class VectorSettings:
     def main(self) -> Setting:
         """The setting that figures and sentences are about."""
         return self.patched[0]
+
+    def difficulty(self, task: str) -> float:
+        """Of a task's drawn items, as given or as tables call it."""
+        return self.difficulties.get(task_of(task), DIFFICULTY)
 
     def n_items(self, split: str) -> int:
         """Items of a split that answers are scored on."""

@@ -85,7 +85,7 @@ def test_tables_figures_vectors_and_report_are_written(finished: Path) -> None:
 
 def test_vector_is_the_mean_state_at_the_last_token_of_open_items(finished: Path, place: Place) -> None:
     model = load_model(str(place.vlm), device="cpu", dtype="float64")
-    settings = VectorSettings(str(place.vlm), TASKS, contexts=4, size=32)
+    settings = VectorSettings(str(place.vlm), TASKS, contexts=4, size=32, difficulties={"counting": 0.0})
     states = []
     for (item,) in context_items(settings, "counting", examples=False):
         one = encode(model, item.images, [(item.prompt, None)])
@@ -98,6 +98,23 @@ def test_vector_is_the_mean_state_at_the_last_token_of_open_items(finished: Path
     assert set(vectors) == {"item", "examples", "instruction", "both"}
     assert set(vectors["item"]) == set(TASKS)
     assert torch.allclose(vectors["item"]["counting"][:-1], torch.stack(states).mean(0), atol=1e-8)
+
+
+def test_items_are_as_hard_as_the_trainings_unless_it_is_said_otherwise(
+    finished: Path, place: Place, tmp_path: Path
+) -> None:
+    """The adapter of counting was trained at difficulty 0; a file goes before, and the option before trainings."""
+
+    def difficulties(out: Path) -> dict[str, float]:
+        return json.loads((out / "config.json").read_text())["difficulties"]
+
+    assert difficulties(finished) == {"relative_depth": 0.5, "counting": 0.0, "visual_similarity": 0.5}
+    file = tmp_path / "difficulties.json"
+    file.write_text(json.dumps({"CN": 0.3, "jigsaw": 0.9}))
+    argv = ["--model", place.llm, "--tasks", "RD", "CN", *SMALL, "--items", 0, "--difficulties", file]
+    argv += ["--settings", "instruction", "--patched", "instruction", "--difficulty", 0.8]
+    assert run([*argv, "--out", tmp_path / "out"]) == 0
+    assert difficulties(tmp_path / "out") == {"relative_depth": 0.8, "counting": 0.3}
 
 
 def test_long_tables_are_read_as_matrices_of_task_vectors(finished: Path) -> None:
@@ -173,6 +190,7 @@ def test_language_model_has_vectors_of_instructions_and_no_patching(place: Place
         (["--tasks", "RD"], "expected two or more"),
         (["--tasks", "RD", "counted"], "There is no perception task 'counted'"),
         (["--tasks", "RD", "CN", "--layers", "3"], "layer 3 cannot be patched"),
+        (["--tasks", "RD", "CN", "--difficulty", "2"], "between 0 and 1, and was given as 2"),
         (["--tasks", "RD", "CN", "--contexts", "3"], "expected an even number"),
         (["--tasks", "RD", "CN", "--matrix", "nowhere"], "is no folder"),
         (["--tasks", "RD", "CN", "--settings", "item", "--patched", "both"], "patched both"),

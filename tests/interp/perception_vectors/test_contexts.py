@@ -122,6 +122,18 @@ def test_scored_items_come_from_their_split() -> None:
     assert all("/selection/" in item.name for item in found)
 
 
+def test_items_have_the_difficulty_of_their_task() -> None:
+    easy = replace(SETTING, difficulties={"counting": 0.0})
+
+    def options(settings: VectorSettings, task: str) -> list[tuple[str, ...]]:
+        found = [item for items in context_items(settings, task) for item in items]
+        return [item.options for item in (*found, *scored_items(settings, task, "test"))]
+
+    assert options(easy, "counting") != options(SETTING, "counting")
+    assert options(easy, "visual_similarity") == options(SETTING, "visual_similarity")
+    assert easy.difficulty("counting/numerals") == 0.0
+
+
 def test_models_without_pictures_and_prompts_that_are_too_long_are_refused(model: Model) -> None:
     items = context_items(SETTING, "counting")[0]
     with pytest.raises(CrosstaskError, match="takes no images, but 2 examples of 'counting'"):
