@@ -17,6 +17,7 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from safetensors import SafetensorError
@@ -25,22 +26,17 @@ from torch import Tensor
 
 from interp.errors import CrosstaskError
 from interp.models.base import Model
-from interp.tuning.strategies.base import DELTA
+from interp.tuning.strategies import strategy
+from interp.tuning.strategies.base import DELTA, VISION_CONFIG, Adapter
 
 LORA_CONFIG, LORA_WEIGHTS, RECORD = "adapter_config.json", "adapter_model.safetensors", "run.json"
 
+_at_work: WeakKeyDictionary[Model, Adapter] = WeakKeyDictionary()
 
-class Adapter:
-    """One adapter on a model. As it stands: that of strategy `freeze`, which is the base model."""
 
-    def on(self) -> None:
-        """Put it to work."""
-
-    def off(self) -> None:
-        """The base model again."""
-
-    def remove(self) -> None:
-        """Take off what it put on the model."""
+def adapter_at_work(model: Model) -> Adapter:
+    """The adapter that is at work on a model; one that does nothing where there is none."""
+    return _at_work.get(model) or Adapter()
 
 
 class Adapters:
@@ -75,10 +71,12 @@ class Adapters:
             return
         self._used = name
         self._adapters[name].on()
+        _at_work[self.model] = self._adapters[name]
         self.model.reset_state()
         try:
             yield
         finally:
+            del _at_work[self.model]
             self._adapters[name].off()
             self.model.reset_state()
             self._used = None
@@ -104,7 +102,7 @@ def attached(model: Model, folders: Mapping[str, Path | str]) -> Iterator[Adapte
     try:
         for name, folder in places.items():  # before peft gives the adapted layers other names
             if name not in loras:
-                found[name] = _Delta(model, _deltas(model, folder, name)) if (folder / DELTA).is_file() else Adapter()
+                found[name] = _beside_peft(model, folder, name)
         if loras:
             found |= _loras(model, loras)
         yield Adapters(model, {name: found[name] for name in places})
@@ -112,6 +110,13 @@ def attached(model: Model, folders: Mapping[str, Path | str]) -> Iterator[Adapte
         for adapter in found.values():
             adapter.remove()
         model.module.requires_grad_(False).eval()
+
+
+def _beside_peft(model: Model, folder: Path, name: str) -> Adapter:
+    """An adapter that is not peft's: of a strategy with a format of its own, of differences, or of nothing."""
+    if (folder / VISION_CONFIG).is_file():
+        return strategy(str(_json(folder / VISION_CONFIG, name).get("strategy"))).load(model, folder, name)
+    return _Delta(model, _deltas(model, folder, name)) if (folder / DELTA).is_file() else Adapter()
 
 
 def check_base(model: Model, folder: Path, name: str) -> None:
@@ -134,8 +139,10 @@ def check_base(model: Model, folder: Path, name: str) -> None:
             raise CrosstaskError(f"adapter {name!r} was trained on {base!r}, and the model is {model.name!r}")
     else:
         weightless = False
-    if not weightless and not any((folder / file).is_file() for file in (LORA_CONFIG, DELTA)):
-        raise CrosstaskError(f"folder {str(folder)!r} of adapter {name!r} holds neither {LORA_CONFIG} nor {DELTA}")
+    if not weightless and not any((folder / file).is_file() for file in (LORA_CONFIG, DELTA, VISION_CONFIG)):
+        raise CrosstaskError(
+            f"folder {str(folder)!r} of adapter {name!r} holds neither {LORA_CONFIG} nor {DELTA} nor {VISION_CONFIG}"
+        )
 
 
 def trained_limits(folders: Mapping[str, Path]) -> dict[str, int | None]:

@@ -8,6 +8,7 @@ What a number depends on is in the run's configuration; what only decides where 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -38,7 +39,9 @@ class TuneConfig:
     model: str = "bundled"
     """What is trained: bundled, a hub id, or a local folder."""
     strategy: str = "lora"
-    """What of the model is trained: freeze (nothing), lora, full, bitfit."""
+    """What of the model is trained, by the name of a strategy: freeze (nothing), lora, full, bitfit, covft, ..."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """The strategy's own settings by name; values may be words, such as "8"."""
 
     form: str | None = None
     """How a procedural task is asked (pictures, marks, words, yes_no); BLINK's own way by default."""
@@ -119,8 +122,11 @@ class TuneConfig:
 
     def __post_init__(self) -> None:
         from interp.tuning.strategies import strategy
+        from interp.tuning.strategies.options import read_options
 
-        strategy(self.strategy)
+        chosen = strategy(self.strategy)
+        read = read_options(chosen.Options, self.options, strategy=self.strategy)
+        object.__setattr__(self, "options", {name: getattr(read, name) for name in sorted(self.options)})
         if self.schedule == "paper":
             _ = self.planned
         for name in ("examples", "steps", "size", "min_pixels", "max_pixels"):
@@ -179,10 +185,6 @@ class TuneConfig:
         """Seed of initialisation and dropout."""
         return self.seed if self.init_seed is None else self.init_seed
 
-    @property
-    def vision_frozen(self) -> bool:
-        return not (self.train_tower or self.train_projector)
-
     def n_steps(self, n_examples: int) -> int:
         """Optimiser steps on so many examples, at least one."""
         steps, epochs = self.steps, self.epochs
@@ -214,8 +216,10 @@ class TuneConfig:
         return micro, share // micro
 
     def settings(self) -> dict[str, Any]:
-        """What decides the numbers, for config.json."""
+        """What decides the numbers, for config.json. Options are there only where some were given."""
         given = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in HOW}
+        if not given["options"]:
+            del given["options"]
         return {**given, "loading": self.loading.config()}
 
     def changed(self, **changes: Any) -> TuneConfig:

@@ -43,6 +43,7 @@ class Encoded:
             perhaps `token_type_ids`, `[.., T]`.
         text: what was tokenised, pictures expanded; without the beginning of sequence.
         template: whether the model's chat template or the plain form was used.
+        questions: the human turns, as they were given.
     """
 
     input_ids: Int[Tensor, " T"]
@@ -51,6 +52,7 @@ class Encoded:
     token_inputs: dict[str, Int[Tensor, "... T"]]
     text: str
     template: Literal["chat", "plain"]
+    questions: tuple[str, ...] = ()
 
     @property
     def n_tokens(self) -> int:
@@ -99,7 +101,8 @@ def encode(model: Model, images: Sequence[Image], turns: Turns, *, answer_prefix
     if limit and len(ids) > limit:
         raise CrosstaskError(f"the conversation has {len(ids)} tokens, but model {model.name!r} takes at most {limit}")
     token_inputs = model.family.token_inputs(model.module, ids, [i.features for i in inputs])
-    encoded = Encoded(ids, labels, tuple(images), token_inputs, written.text, written.template)
+    questions = tuple(question for question, _ in turns)
+    encoded = Encoded(ids, labels, tuple(images), token_inputs, written.text, written.template, questions)
     if not model.family.causal_prefix and "token_type_ids" in token_inputs:
         # A prompt's tokens see each other; what is to be learnt must not be seen.
         token_inputs["token_type_ids"][..., encoded.first_answer :] = 1

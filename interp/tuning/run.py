@@ -161,7 +161,7 @@ def _train(
     steps = config.n_steps(len(data))
     arguments = training_arguments(config, out / CHECKPOINTS, steps=steps, autocast=chosen.autocast)
     with arguments.main_process_first(local=False, desc="vision features"):
-        store = _store(config, model, data)
+        store = _store(config, chosen, data)
     order = training_order([e.n_tokens for e in data], steps=steps, batch=config.batch, seed=config.order_seed)
     trainer = TuneTrainer(chosen, arguments, OrderedData(data, order), store, [])
 
@@ -199,11 +199,11 @@ def _load(config: TuneConfig) -> Model:
     return load_model(config.model, **given)
 
 
-def _store(config: TuneConfig, model: Model, data: Sequence[Encoded]) -> FeatureStore | None:
+def _store(config: TuneConfig, chosen: Strategy, data: Sequence[Encoded]) -> FeatureStore | None:
     """Features of all pictures, computed now; None where pixels are used."""
-    if config.features == "off" or not config.vision_frozen or config.deepspeed == "zero3":
+    if config.features == "off" or chosen.touches_vision or config.deepspeed == "zero3":
         return None
-    store = covered_store(model, config.features_at, data)
+    store = covered_store(chosen.model, config.features_at, data)
     if store is not None:
         for encoded in data:
             store.get(encoded.images)

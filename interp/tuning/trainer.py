@@ -30,6 +30,7 @@ from interp.tuning.dataset import OrderedData
 from interp.tuning.encoding import IGNORED, Encoded
 from interp.tuning.features import FeatureStore, embed
 from interp.tuning.strategies import Strategy
+from interp.tuning.text_context import context_text, without_context
 
 TRAINED = "trained.safetensors"
 """In a checkpoint: the trained parameters by name."""
@@ -54,14 +55,22 @@ def answer_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int |
 
 
 class Collator:
-    """Batches of encoded examples, with features where there is a store of them, else with pixels."""
+    """Batches of encoded examples, with features where there is a store of them, else with pixels.
 
-    def __init__(self, model: Model, store: FeatureStore | None) -> None:
+    For a tower that reads the question, each batch holds the context of its images as well.
+    """
+
+    def __init__(self, model: Model, store: FeatureStore | None, strategy: Strategy | None = None) -> None:
         self.model, self.store = model, store
+        self.strategy = strategy if strategy is not None and strategy.reads_text else None
 
     def __call__(self, rows: list[Encoded]) -> dict[str, Any]:
         features = None if self.store is None else [self.store.get(row.images) for row in rows]
-        return keep_answers(self.model, collate(self.model, rows, features=features, device="cpu"))
+        batch = keep_answers(self.model, collate(self.model, rows, features=features, device="cpu"))
+        if self.strategy is not None:
+            owner = [index for index, row in enumerate(rows) for _ in row.images]
+            batch |= self.strategy.text_inputs([context_text(row.questions) for row in rows], owner)
+        return batch
 
 
 class TuneTrainer(Trainer):
@@ -81,7 +90,7 @@ class TuneTrainer(Trainer):
             model=strategy.module,
             args=arguments,
             train_dataset=data,
-            data_collator=Collator(strategy.model, store),
+            data_collator=Collator(strategy.model, store, strategy),
             compute_loss_func=answer_loss,
             callbacks=callbacks,
         )
@@ -94,7 +103,9 @@ class TuneTrainer(Trainer):
         return SequentialSampler(self.train_dataset)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *given: Any, **named: Any) -> Any:
-        return super().compute_loss(model, embed(self.strategy.model, inputs), *given, **named)
+        with self.strategy.context(inputs):
+            bare = embed(self.strategy.model, without_context(inputs))
+            return super().compute_loss(model, bare, *given, **named)
 
     def log(self, logs: dict[str, float], *given: Any, **named: Any) -> None:
         """Note the time, over all sittings; a loss that is no number ends the run."""

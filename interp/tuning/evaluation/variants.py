@@ -18,6 +18,7 @@ import torch
 from interp.errors import CrosstaskError
 from interp.models.base import Model
 from interp.tuning.adapters import RECORD, attached
+from interp.tuning.strategies.base import VISION_CONFIG
 
 How = Literal["auto", "merge", "beside"]
 
@@ -77,7 +78,11 @@ def _merges(model: Model) -> bool:
 
 def changes_vision(folder: Path | None) -> bool:
     """Whether an adapter changes tower or projector, so that features of pictures cannot be shared with others."""
-    if folder is None or not (folder / RECORD).is_file():
+    if folder is None:
+        return False
+    if (folder / VISION_CONFIG).is_file():
+        return True
+    if not (folder / RECORD).is_file():
         return False
     config = json.loads((folder / RECORD).read_text(encoding="utf-8")).get("config", {})
     return bool(config.get("train_tower") or config.get("train_projector"))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from safetensors.torch import save_file
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from interp.errors import CrosstaskError
 from interp.files import atomic_file
+from interp.tuning.strategies.options import NoOptions, read_options
 
 if TYPE_CHECKING:
     from interp.models.base import Model
@@ -20,6 +22,33 @@ if TYPE_CHECKING:
 
 DELTA = "delta.safetensors"
 """Differences of whole parameters, under their names."""
+VISION_CONFIG, VISION_WEIGHTS = "vision_config.json", "vision_model.safetensors"
+"""What strategies that train the vision tower write, besides or in place of the others."""
+
+
+class Adapter:
+    """One adapter on a model. As it stands: that of strategy `freeze`, which is the base model."""
+
+    reads_text: bool = False
+    """Whether its vision tower reads the question, so that it must be told one (`context`)."""
+
+    def on(self) -> None:
+        """Put it to work."""
+
+    def off(self) -> None:
+        """The base model again."""
+
+    def remove(self) -> None:
+        """Take off what it put on the model."""
+
+    def context(self, texts: Sequence[str], owner: Sequence[int]) -> contextlib.AbstractContextManager[None]:
+        """Tell the tower what is asked, while pictures are encoded in the block.
+
+        Args:
+            texts: one a conversation, cleaned by :func:`interp.tuning.text_context.context_text`.
+            owner: the conversation of each image, images in the order of the pixel values.
+        """
+        return contextlib.nullcontext()
 
 
 class Strategy(ABC):
@@ -28,8 +57,12 @@ class Strategy(ABC):
     Attributes:
         model: the model that is trained.
         config: the run's settings.
+        options: the strategy's own settings.
         module: what the trainer is given.
     """
+
+    Options: ClassVar[type] = NoOptions
+    """A frozen dataclass: the strategy's own settings, read from `config.options`."""
 
     name: ClassVar[str]
     trains: ClassVar[bool] = True
@@ -39,6 +72,7 @@ class Strategy(ABC):
 
     def __init__(self, model: Model, config: TuneConfig) -> None:
         self.model, self.config = model, config
+        self.options: Any = read_options(self.Options, config.options, strategy=self.name)
         model.module.requires_grad_(False)
         self.module: nn.Module = self.attach()
 
@@ -67,6 +101,43 @@ class Strategy(ABC):
     def autocast(self) -> bool:
         """Whether trained weights are kept in float32 while the rest computes in 16 bits."""
         return False
+
+    @property
+    def touches_vision(self) -> bool:
+        """Whether tower or projector change, so that features of pictures cannot be kept."""
+        return False
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the tower reads the question, so that a batch must hold its context."""
+        return False
+
+    def text_inputs(self, texts: Sequence[str], owner: Sequence[int]) -> dict[str, Tensor]:
+        """What a batch holds for a tower that reads text: tensors whose names begin with `context_`.
+
+        Args:
+            texts: one a conversation, cleaned.
+            owner: the conversation of each image, images in the order of the pixel values.
+        """
+        return {}
+
+    def context(self, inputs: Mapping[str, Tensor]) -> contextlib.AbstractContextManager[None]:
+        """While the module runs on this batch, its tower reads the batch's context."""
+        return contextlib.nullcontext()
+
+    @classmethod
+    def load(cls, model: Model, folder: Path, name: str) -> Adapter:
+        """What `save` wrote, as an adapter on a model, for strategies with a format of their own.
+
+        Args:
+            model: the base model.
+            folder: with the adapter.
+            name: how errors call it.
+
+        Raises:
+            CrosstaskError: it is damaged, or does not match the model.
+        """
+        raise CrosstaskError(f"adapter {name!r} of strategy {cls.name!r} is not read by the strategy itself")
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The trained parameters by their names in `module`."""

@@ -18,6 +18,10 @@ class Full(DeltaStrategy):
     name = "full"
     summary = "all weights of the language model"
 
+    @property
+    def touches_vision(self) -> bool:
+        return self.config.train_tower or self.config.train_projector
+
     def choose(self) -> dict[str, nn.Parameter]:
         chosen = language_parameters(self.model)
         for name, parameter in self.model.module.named_parameters():

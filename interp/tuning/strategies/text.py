@@ -1,0 +1,61 @@
+"""What strategies whose tower reads the question have in common: an encoder of texts, and the slot of the context."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from interp.tuning.strategies.base import Adapter
+from interp.tuning.text_context import ContextSlot, context_inputs, context_of
+from interp.tuning.text_encoder import TextEncoder, text_encoder
+
+
+class ReadsText:
+    """Mixin before a strategy: batches hold the context of their images, and the tower finds it in `slot`.
+
+    The strategy's options name the encoder as `text`. The modules that it puts into the tower are given `slot`.
+    """
+
+    reads_text = True
+    wants_states = False
+    """Whether the states of all tokens are needed, besides one vector a text."""
+    options: Any
+    model: Any
+
+    @property
+    def encoder(self) -> TextEncoder:
+        return text_encoder(self.options.text)
+
+    @property
+    def slot(self) -> ContextSlot:
+        if not hasattr(self, "_slot"):
+            self._slot = ContextSlot()
+        return self._slot
+
+    def text_inputs(self, texts: Sequence[str], owner: Sequence[int]) -> dict[str, Tensor]:
+        return context_inputs(self.encoder, texts, owner, states=self.wants_states)
+
+    @contextlib.contextmanager
+    def context(self, inputs: Mapping[str, Tensor]) -> Any:
+        """While the module runs on this batch, its tower reads the batch's context."""
+        with self.slot.given(context_of(inputs).to(self.model.device)):
+            yield
+
+
+class TextAdapter(Adapter):
+    """Mixin before an adapter whose tower reads the question."""
+
+    reads_text = True
+
+    def __init__(self, encoder: TextEncoder, slot: ContextSlot, *, device: Any, states: bool = False) -> None:
+        self._encoder, self._slot, self._device, self._states = encoder, slot, device, states
+
+    @contextlib.contextmanager
+    def context(self, texts: Sequence[str], owner: Sequence[int]) -> Any:
+        """Tell the tower what is asked, while pictures are encoded in the block."""
+        inputs = context_inputs(self._encoder, texts, owner, states=self._states)
+        with self._slot.given(context_of(inputs).to(self._device)):
+            yield
