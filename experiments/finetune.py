@@ -40,8 +40,11 @@ class Arguments:
     that are given go before it."""
     model: Annotated[str | None, arg("NAME", "bundled")] = None
     """bundled, a hub id, or a folder."""
-    strategy: Annotated[Literal["freeze", "lora", "full", "bitfit"] | None, arg("NAME", "lora")] = None
-    """What of the model is trained: nothing, low-rank updates, all weights of the language model, its biases."""
+    strategy: Annotated[str | None, arg("NAME", "lora")] = None
+    """What of the model is trained: freeze (nothing), lora, full (all weights of the language model), bitfit (its
+    biases), or one that trains the vision tower too, such as covft or vision_lora; a wrong name lists them all."""
+    options: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")] = ()
+    """The strategy's own settings, such as num_experts=8 routing=uniform of covft."""
 
     form: Annotated[str | None, arg("FORM", "BLINK's own")] = None
     """How a drawn task is asked: pictures, marks, words or yes_no."""
@@ -132,10 +135,12 @@ def tune_config(arguments: Arguments) -> "TuneConfig":
     """
     from interp.tuning.config import TuneConfig
     from interp.tuning.presets import preset
+    from interp.tuning.strategies.options import given_options
 
     given = {name: value for name, value in vars(arguments).items() if value is not None}
     for name in ("preset", "out"):
         given.pop(name, None)
+    given["options"] = given_options(arguments.options)
     given["compile_blocks"] = given.pop("compile")
     chosen: dict[str, Any] = preset(arguments.preset) if arguments.preset else {}
     if chosen and arguments.loading.dtype == common.LoadOptions().dtype:

@@ -96,7 +96,7 @@ class TextContext:
 
 
 class ContextSlot:
-    """Where a tower finds its context. It stands beside the module, not in it, and is shared by copies of the module."""
+    """Where a tower finds its context. It stands beside the module, not in it, and copies of the module share it."""
 
     def __init__(self) -> None:
         self._held: TextContext | None = None
