@@ -39,8 +39,8 @@ class Arguments:
     """
 
     adapters: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FOLDER ...")]
-    """Folders of peft adapters, of the runner's runs or of whole checkpoints; or a folder of a transfer matrix, which
-    stands for all of its adapters."""
+    """Folders of peft adapters, of the runner's runs or of whole checkpoints; a folder of such folders, or of a
+    transfer matrix, stands for all in it."""
     base: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(only for checkpoints)")] = None
     """The base model of whole checkpoints: a folder with model.safetensors or its shards."""
     fraction: float = 1.0

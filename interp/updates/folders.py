@@ -1,8 +1,8 @@
 """Updates from folders: adapters and checkpoints anywhere, or all of a transfer matrix, each with a task and a seed.
 
-A folder may be given as itself or as NAME=FOLDER, NAME@SEED=FOLDER. Without a name, the task and the seed are what the
-runner's record says (run.json, or the job of a matrix); of a folder from elsewhere, its name, without what only says
-that it is an adapter, and `-seed3` at its end is the seed.
+A folder may be given as itself or as NAME=FOLDER, NAME@SEED=FOLDER. One that holds no update stands for all that are
+below it. Without a name, the task and the seed are what the runner's record says (run.json, or the job of a matrix); of
+a folder from elsewhere, its name, without what only says that it is an adapter, and `-seed3` at its end is the seed.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def read_updates(
 
 
 def find_folders(given: Path | str, *, fraction: float = 1.0) -> list[Found]:
-    """The folders with updates that one argument stands for.
+    """The folders with updates that one argument stands for, in the order of their names.
 
     Raises:
         CrosstaskError: there are none.
@@ -89,10 +89,21 @@ def find_folders(given: Path | str, *, fraction: float = 1.0) -> list[Found]:
         return _of_matrix(folder, fraction)
     if not _holds_update(folder) and (folder / ADAPTER).is_dir():
         folder = folder / ADAPTER  # a run of the runner
+    if not named and not _holds_update(folder):
+        below = [one for inner in _inner(folder) for one in find_folders(inner, fraction=fraction)]
+        if below:
+            return below
     record = read_json(folder / RECORD, str(folder)) if (folder / RECORD).is_file() else {}
     if named:
         return [Found(Name(named[1], int(named[2] or 0)), folder, record)]
     return [Found(_name_of(folder, record), folder, record)]
+
+
+def _inner(folder: Path) -> list[Path]:
+    """Folders in a folder in which, or below which, there is an update."""
+    files = (CONFIG, DELTA, SINGLE, INDEX)
+    inner = sorted(path for path in folder.iterdir() if path.is_dir())
+    return [path for path in inner if any(next(path.rglob(file), None) for file in files)]
 
 
 def _of_matrix(root: Path, fraction: float) -> list[Found]:

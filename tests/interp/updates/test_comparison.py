@@ -314,6 +314,19 @@ def test_the_runners_record_names_task_and_seed(tmp_path: Path) -> None:
         read_updates([f"a={folder}", f"b={other}"])
 
 
+def test_a_folder_stands_for_all_adapters_below_it(tmp_path: Path) -> None:
+    for index, name in enumerate(("counting/seed0", "counting/seed1", "jigsaw", "RD-seed2/run/adapter")):
+        write_adapter(tmp_path / name, random_factors(index))
+    (tmp_path / "notes").mkdir()
+    found = read_updates([tmp_path])
+    assert {update.name for update in found} == {
+        Name("counting", 0), Name("counting", 1), Name("jigsaw", 0), Name("relative_depth", 2)
+    }  # fmt: skip
+    write_adapter(tmp_path / "more" / "jigsaw", random_factors(9))
+    with pytest.raises(CrosstaskError, match="are both called 'jigsaw"):
+        read_updates([tmp_path])
+
+
 def test_another_base_model_by_name_alone_is_a_warning(tmp_path: Path) -> None:
     one = write_adapter(tmp_path / "a", random_factors(0), base_model_name_or_path="org/VLM-3B")
     same = write_adapter(tmp_path / "b", random_factors(1), base_model_name_or_path="/models/vlm-3b")
@@ -356,7 +369,7 @@ def test_folders_without_an_update_are_refused(tmp_path: Path) -> None:
         read_updates([tmp_path / "nowhere"])
     write_adapter(tmp_path / "outer" / "deep" / "inner", random_factors(0))
     with pytest.raises(CrosstaskError, match=r"there is one in .*inner"):
-        read_updates([tmp_path / "outer"], least=1)
+        read_updates([f"counting={tmp_path / 'outer'}"], least=1)
     (tmp_path / "frozen").mkdir()
     (tmp_path / "frozen" / "run.json").write_text(json.dumps({"strategy": "freeze", "config": {"task": "RD"}}))
     with pytest.raises(CrosstaskError, match="strategy 'freeze', which changes nothing"):
