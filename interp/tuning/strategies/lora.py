@@ -89,3 +89,13 @@ def target_pattern(model: Model, targets: tuple[str, ...]) -> str:
                 f"{', '.join(sorted(linear))}"
             )
     return rf"{re.escape(blocks)}\.\d+\.(?:.*\.)?(?:{'|'.join(map(re.escape, targets))})"
+
+
+def targeted_layers(model: Model, targets: tuple[str, ...]) -> dict[str, nn.Module]:
+    """The layers that `target_pattern` matches, by their names in the module.
+
+    Raises:
+        CrosstaskError: a target is not the name of a linear layer of the decoder's blocks.
+    """
+    pattern = re.compile(target_pattern(model, targets))
+    return {name: part for name, part in model.module.named_modules() if pattern.fullmatch(name)}
