@@ -125,7 +125,7 @@ class TuneConfig:
         from interp.tuning.strategies.options import read_options
 
         chosen = strategy(self.strategy)
-        read = read_options(chosen.Options, self.options, strategy=self.strategy)
+        read: Any = read_options(chosen.Options, self.options, strategy=self.strategy)
         object.__setattr__(self, "options", {name: getattr(read, name) for name in sorted(self.options)})
         if self.schedule == "paper":
             _ = self.planned

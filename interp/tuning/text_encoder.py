@@ -11,6 +11,7 @@ Texts are few and come back in every epoch, so their vectors are kept on disk.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import cache
 from typing import Protocol
 
@@ -31,10 +32,10 @@ class TextEncoder(Protocol):
     name: str
     width: int
 
-    def encode(self, texts: list[str] | tuple[str, ...]) -> Float[Tensor, "S C"]:
+    def encode(self, texts: Sequence[str]) -> Float[Tensor, "S C"]:
         """One vector a text."""
 
-    def states(self, texts: list[str] | tuple[str, ...]) -> tuple[Float[Tensor, "S Q C"], Bool[Tensor, "S Q"]]:
+    def states(self, texts: Sequence[str]) -> tuple[Float[Tensor, "S Q C"], Bool[Tensor, "S Q"]]:
         """The state of each token, padded, and which are there."""
 
 
@@ -47,10 +48,10 @@ class HashingEncoder:
         """Make an encoder of a width."""
         self.width = width
 
-    def encode(self, texts: list[str] | tuple[str, ...]) -> Float[Tensor, "S C"]:
+    def encode(self, texts: Sequence[str]) -> Float[Tensor, "S C"]:
         return torch.stack([self._words(text).mean(0) for text in texts])
 
-    def states(self, texts: list[str] | tuple[str, ...]) -> tuple[Float[Tensor, "S Q C"], Bool[Tensor, "S Q"]]:
+    def states(self, texts: Sequence[str]) -> tuple[Float[Tensor, "S Q C"], Bool[Tensor, "S Q"]]:
         words = [self._words(text) for text in texts]
         lengths = torch.tensor([len(one) for one in words])
         padded = torch.nn.utils.rnn.pad_sequence(words, batch_first=True)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from interp.tuning.strategies.base import Adapter
 from interp.tuning.text_context import ContextSlot, context_inputs, context_of
 from interp.tuning.text_encoder import TextEncoder, text_encoder
 
@@ -39,23 +38,7 @@ class ReadsText:
         return context_inputs(self.encoder, texts, owner, states=self.wants_states)
 
     @contextlib.contextmanager
-    def context(self, inputs: Mapping[str, Tensor]) -> Any:
+    def context(self, inputs: Mapping[str, Tensor]) -> Iterator[None]:
         """While the module runs on this batch, its tower reads the batch's context."""
         with self.slot.given(context_of(inputs).to(self.model.device)):
-            yield
-
-
-class TextAdapter(Adapter):
-    """Mixin before an adapter whose tower reads the question."""
-
-    reads_text = True
-
-    def __init__(self, encoder: TextEncoder, slot: ContextSlot, *, device: Any, states: bool = False) -> None:
-        self._encoder, self._slot, self._device, self._states = encoder, slot, device, states
-
-    @contextlib.contextmanager
-    def context(self, texts: Sequence[str], owner: Sequence[int]) -> Any:
-        """Tell the tower what is asked, while pictures are encoded in the block."""
-        inputs = context_inputs(self._encoder, texts, owner, states=self._states)
-        with self._slot.given(context_of(inputs).to(self._device)):
             yield
