@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,12 @@ from interp.tuning.strategies.full import PROJECTOR
 
 if TYPE_CHECKING:
     from interp.models.base import Model
+
+FIXED = {
+    "cu_seqlens": "its blocks take the tokens of all images in one row",
+    "position_embeddings": "its blocks are told the position of each token",
+}
+"""Argument of a tower's block -> why it can read no more tokens than an image has."""
 
 
 def vision_tower(model: Model) -> tuple[str, nn.Module]:
@@ -72,6 +79,40 @@ def projector_parameters(model: Model) -> dict[str, nn.Parameter]:
     if not found:
         raise CrosstaskError(f"model {model.name!r} has no projector to train; give the option projector=false")
     return found
+
+
+def projector(model: Model) -> tuple[str, nn.Module]:
+    """The projector as one module behind the tower, and its name.
+
+    Raises:
+        CrosstaskError: there is none, or it lies in the tower.
+    """
+    tower, _ = vision_tower(model)
+    for name, part in model.module.named_modules():
+        if _between(name):
+            if name.startswith(f"{tower}."):
+                raise CrosstaskError(
+                    f"the projector of {model.name!r} lies in its tower and takes all images in one row"
+                )
+            return name, part
+    raise CrosstaskError(f"model {model.name!r} has no projector")
+
+
+def tower_width(model: Model) -> int:
+    """Width D of the tower's tokens."""
+    return int(vision_tower(model)[1].config.hidden_size)  # type: ignore[union-attr, arg-type]
+
+
+def leading_tokens(model: Model) -> int:
+    """How many tokens stand before the image's: the class token, where there is one."""
+    names = (name.rpartition(".")[2] for name, _ in vision_tower(model)[1].named_parameters())
+    return int(any(name in ("class_embedding", "cls_token") for name in names))
+
+
+def no_more_tokens(model: Model) -> str:
+    """Why the tower's blocks cannot read more tokens than an image has; empty if they can."""
+    taken = inspect.signature(tower_blocks(model)[0].forward).parameters
+    return next((reason for name, reason in FIXED.items() if name in taken), "")
 
 
 def _between(name: str) -> bool:

@@ -86,7 +86,7 @@ class VisionStrategy(Strategy):
                 torch.manual_seed(self.config.start_seed)
                 self.attach_tower()
                 if self.options.projector:
-                    self.train_whole(projector_parameters(self.model))
+                    self.attach_projector()
                 self._attach_language()
             if not self.trainable_of(self.model.module):
                 raise CrosstaskError(f"strategy {self.name!r} with options {asdict(self.options)} trains nothing")
@@ -95,6 +95,10 @@ class VisionStrategy(Strategy):
             raise
         self._refine()
         return self.model.module
+
+    def attach_projector(self) -> None:
+        """Graft what is trained of the projector, where the options ask for it: all of it."""
+        self.train_whole(projector_parameters(self.model))
 
     def train_whole(self, parameters: Mapping[str, nn.Parameter]) -> None:
         """Train parameters of the module themselves."""
