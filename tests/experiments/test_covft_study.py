@@ -1,0 +1,124 @@
+"""The CoVFT study from the command line: real trainings and evaluations of a tiny random model."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from experiments import covft_study
+from tests.places import Place, refuses, start
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return Place(tmp_path_factory.mktemp("place"))
+
+
+def arguments(place: Place, out: Path, *more: object) -> list[str]:
+    given = ["--model", place.vlm, "--tasks", "RD", "CN", "--seeds", 0, 1, "--out", out, "--strategies", "lora", "full"]
+    given += ["--steps", 2, "--examples", 8, "--batch", 4, "--micro-batch", 4, "--learning-rate", 0.01, "--rank", 2]
+    given += ["--items", 6, "--size", 32, "--dtype", "float64"]
+    return list(map(str, [*given, *more]))
+
+
+@pytest.fixture(scope="module")
+def finished(place: Place) -> Path:
+    out = place.folder / "study"
+    assert start(covft_study, arguments(place, out)) == 0
+    return out
+
+
+def test_arms_of_a_seed_see_the_same_data_and_are_tested_on_the_same_items(finished: Path) -> None:
+    cells = pd.read_csv(finished / "cells.csv")
+    trained = cells[cells["arm"] != "frozen"]
+    assert len(trained) == 2 * 2 * 2
+    assert trained.groupby("seed")["data"].nunique().eq(1).all()
+    assert trained["data"].nunique() == 2
+    assert set(trained["steps"]) == {2}
+    assert set(trained["examples"]) == {8}
+    items = {
+        tuple(json.loads(line)["item"] for line in path.read_text().splitlines())
+        for path in (finished / "units").rglob("counting.jsonl")
+    }
+    assert len(items) == 1
+
+
+def test_comparisons_are_paired_and_their_mean_is_that_of_the_tasks(finished: Path) -> None:
+    table = pd.read_csv(finished / "comparisons.csv")
+    against = table[(table["arm"] == "full") & (table["reference"] == "lora")].set_index("task")
+    assert set(against.index) == {"macro", "relative_depth", "counting"}
+    assert against.loc["macro", "difference"] == pytest.approx(against.drop("macro")["difference"].mean())
+    assert (against["low"] <= against["difference"]).all()
+    assert (against["seeds"] == 2).all()
+    cells = pd.read_csv(finished / "cells.csv").groupby(["arm", "task"])["accuracy"].mean()
+    expected = cells["full", "counting"] - cells["lora", "counting"]
+    assert against.loc["counting", "difference"] == pytest.approx(expected)
+
+
+def test_report_is_the_last_line_and_a_finished_study_is_not_repeated(
+    place: Place, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (finished / "cells.csv").read_bytes()
+    assert start(covft_study, arguments(place, finished)) == 0
+    said = capsys.readouterr().out
+    assert "Everything is done already" in said
+    assert said.strip().splitlines()[-1] == str(finished / "report.html")
+    assert (finished / "cells.csv").read_bytes() == before
+
+
+def test_killed_process_continues_to_the_same_tables(place: Place, finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    command = [sys.executable, "-m", covft_study.MODULE, *arguments(place, out)]
+    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(out.glob("units/lora/**/records/*.jsonl")) and child.poll() is None:
+        time.sleep(0.02)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    assert not (out / "cells.csv").exists()
+    assert start(covft_study, arguments(place, out)) == 0
+    for name in ("comparisons.csv", "arms.csv"):
+        keep = [column for column in pd.read_csv(out / name) if column != "seconds"]
+        one, other = (pd.read_csv(folder / name)[keep] for folder in (out, finished))
+        pd.testing.assert_frame_equal(one, other)
+
+
+def test_dry_run_prints_hours_and_writes_nothing(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert start(covft_study, arguments(place, tmp_path / "out", "--dry-run")) == 0
+    said = capsys.readouterr().out
+    assert "lora: " in said
+    assert "| arm | units | left | hours | MB |" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--strategies", "lora", "nothing_known"], "there is no strategy 'nothing_known'"),
+        (["--tasks", "RD", "RD"], "each once, not RD RD"),
+        (["--tasks", "counting_sheep"], "There is no perception task"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[object], said: str
+) -> None:
+    refuses(covft_study, arguments(place, tmp_path / "out", *more), said, capsys, tmp_path / "out")
+
+
+def test_changed_settings_are_refused_with_their_difference(
+    place: Place, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert start(covft_study, arguments(place, finished, "--steps", 3)) == 2
+    assert "training.steps was 2 and is now 3" in capsys.readouterr().err

@@ -1,0 +1,266 @@
+"""Plans, units, tables and answers of the CoVFT study, with work that is made up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from interp.covft import expectations
+from interp.covft.arms import FULL, QUESTIONS, Arm, Cell, Plan, covft, make_plan, plain_arm
+from interp.covft.expectations import EXPECTATIONS, Term, answer, answered, contrast
+from interp.covft.options import StudyOptions
+from interp.covft.plan import Request, StudySettings, Unit, make_unit, make_units, read_requests, training_job
+from interp.covft.tables import Results, make_tables
+from interp.covft.units import folder_of, is_finished, opened, perform, perform_all
+from interp.errors import CrosstaskError
+from interp.runs import Run
+from interp.statistics import Interval
+from interp.tuning.evaluation.records import Record
+
+TASKS = ("visual_similarity", "relative_depth", "counting", "jigsaw")
+SETTINGS = StudySettings("m", {"examples": 160, "steps": 10}, items=40)
+
+
+@dataclass
+class MadeUp:
+    """Trains nothing; an arm is right on an item with a chance that depends on its name."""
+
+    chances: Mapping[str, float] = field(default_factory=dict)
+    data: Mapping[str, str] = field(default_factory=dict)
+    trained: list[str] = field(default_factory=list)
+    fails_at: str = ""
+
+    def train(self, unit: Unit, folder: Path) -> dict[str, Any]:
+        self.trained.append(unit.key)
+        data = self.data.get(unit.cell.arm.name, f"data {unit.seed} {unit.cell.fraction}")
+        dose = {"examples": 160, "steps": 10, "update_norm": 1.0, "seconds": 2.0, "trained_parameters": 7}
+        return {"adapter": "adapter", "data": data, **dose}
+
+    def evaluate(self, unit: Unit, task: str, adapter: Path | None) -> list[Record]:
+        if task == self.fails_at:
+            raise KeyboardInterrupt
+        drawn = np.random.default_rng([unit.seed, TASKS.index(task)]).random(40)
+        chance = self.chances.get(
+            f"{unit.cell.arm.name} {len(unit.cell.mixture)}", self.chances.get(unit.cell.arm.name, 0.5)
+        )
+        right = drawn < chance
+        return [Record(f"{task}/{n}", "A", "A" if ok else "B", float(ok)) for n, ok in enumerate(right)]
+
+    def discard(self, adapter: Path) -> None:
+        """Nothing was made."""
+
+
+def study(root: Path, work: MadeUp, *plans: Plan, seeds: tuple[int, ...] = (0, 1)) -> tuple[Results, list[Request]]:
+    requests = [Request(plan, seeds) for plan in plans]
+    with opened(root, SETTINGS.config()) as run:
+        for request in requests:
+            run.write_json(f"requests/{request.name}.json", request.row())
+    perform_all(root, make_units(SETTINGS, plans, seeds), work)
+    return Results(root, SETTINGS), read_requests(root)
+
+
+def plan(table: str, *, tasks: tuple[str, ...] = TASKS[:2], **options: Any) -> Plan:
+    return make_plan(table, tasks, StudyOptions(**options))
+
+
+def test_tables_share_the_units_that_are_the_same() -> None:
+    every = [plan(table) for table in "ABCDF"]
+    units = make_units(SETTINGS, every, (0,))
+    assert [unit.cell.arm.name for unit in units].count("covft") == 1
+    assert [unit.cell.arm.name for unit in units].count("vision_full") == 1
+    assert len({unit.key for unit in units}) == len(units)
+    assert [unit.key for unit in units[:2]] == ["frozen/visual_similarity", "frozen/relative_depth"]
+
+
+@pytest.mark.parametrize("table", sorted(QUESTIONS))
+def test_arms_of_expectations_are_those_of_their_table(table: str) -> None:
+    """A name that is spelt otherwise in the plan would quietly never be answered."""
+    from fnmatch import fnmatchcase
+
+    made = make_plan(table, TASKS, StudyOptions(types=(2, 4)), matched=[Arm("vision_lora r=9")])
+    names = {cell.arm.name for cell in made.cells}
+    for expectation in EXPECTATIONS:
+        if expectation.table == table:
+            for term in expectation.terms:
+                assert any(fnmatchcase(name, term.arm) for name in names), (expectation.key, term.arm)
+    assert made.reference in names
+
+
+def test_terms_of_every_expectation_add_up_to_nothing() -> None:
+    """Else a contrast would hold the tasks' difficulty."""
+    for expectation in EXPECTATIONS:
+        assert sum(term.weight for term in expectation.terms) == 0
+        assert sum(term.weight for term in expectation.terms if term.at == "least") == 0
+    keys = [expectation.key for expectation in EXPECTATIONS]
+    assert len(set(keys)) == len(keys)
+
+
+def test_share_of_the_data_is_a_share_of_the_steps() -> None:
+    unit = make_unit(SETTINGS, Cell(covft(), TASKS[:2], 0.25), 1)
+    job = training_job(unit)
+    assert unit.key == "covft/VS-RD-025/seed1"
+    assert job.config["training"] == {"examples": 40, "steps": 10, "strategy": "covft"}
+    assert job.config["fraction"] == 0.25
+    assert job.config["shares"] == {"visual_similarity": 0.5, "relative_depth": 0.5}
+
+
+def test_killed_unit_keeps_its_training_and_what_was_evaluated(tmp_path: Path) -> None:
+    unit = make_unit(SETTINGS, Cell(covft(), TASKS[:3]), 0)
+    work = MadeUp(fails_at="counting")
+    with pytest.raises(KeyboardInterrupt):
+        perform(tmp_path, unit, work)
+    assert not is_finished(tmp_path, unit)
+    work.fails_at = ""
+    perform(tmp_path, unit, work)
+    assert is_finished(tmp_path, unit)
+    assert work.trained == [unit.key]
+
+
+def test_unit_that_another_process_holds_is_left_for_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from filelock import FileLock
+
+    first, second = (make_unit(SETTINGS, Cell(covft(), TASKS[:1]), seed) for seed in (0, 1))
+    folder = folder_of(tmp_path, first)
+    folder.mkdir(parents=True)
+    held = FileLock(folder / ".lock", is_singleton=False)
+    held.acquire()
+    monkeypatch.setattr("interp.covft.units.time.sleep", lambda _: held.release())
+    monkeypatch.setattr("interp.runs._locked", _locked_by_path)
+    done: list[str] = []
+    perform_all(tmp_path, [first, second], MadeUp(), say=lambda unit: done.append(unit.key))
+    assert done == [second.key, first.key]
+
+
+def _locked_by_path(folder: Path) -> Any:
+    """As `interp.runs._locked`, without its one lock a process."""
+    import filelock
+
+    lock = filelock.FileLock(folder.resolve() / ".lock", blocking=False, is_singleton=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise CrosstaskError("held") from error
+    return lock
+
+
+def test_comparison_with_the_reference_is_paired_and_the_frozen_model_is_beside(tmp_path: Path) -> None:
+    work = MadeUp({"covft": 0.8, FULL: 0.6, "frozen": 0.3})
+    results, requests = study(tmp_path, work, plan("A", strategies=("covft", FULL)))
+    tables = make_tables(results, requests)
+    macro = tables["comparisons"].query("task == 'macro'").set_index(["arm", "reference"])
+    row = macro.loc[(FULL, "covft")]
+    assert row["difference"] == pytest.approx(row["accuracy"] - row["reference_accuracy"])
+    assert row["high"] < 0
+    assert set(macro.index) == {(FULL, "covft"), (FULL, "frozen"), ("covft", "frozen")}
+    arms = tables["arms"].set_index("arm")
+    assert arms.loc["covft", "over_frozen"] == pytest.approx(
+        arms.loc["covft", "accuracy"] - arms.loc["frozen", "accuracy"]
+    )
+    assert arms.loc["covft", "tasks_above_frozen"] == 2
+    assert len(tables["cells"]) == 2 + 2 * 2 * 2
+
+
+def test_arms_that_saw_other_data_are_refused(tmp_path: Path) -> None:
+    work = MadeUp(data={FULL: "other"})
+    results, requests = study(tmp_path, work, plan("A", strategies=("covft", FULL)))
+    with pytest.raises(CrosstaskError, match="was trained on other examples"):
+        make_tables(results, requests)
+
+
+@pytest.mark.parametrize(
+    ("interval", "repeats", "said"),
+    [
+        (Interval(0.1, 0.01, 0.2), 3, "held"),
+        (Interval(-0.1, -0.2, -0.01), 3, "not held"),
+        (Interval(0.1, -0.01, 0.2), 3, "not decidable"),
+        (Interval(0.0, 0.0, 0.0), 3, "not decidable"),
+        (Interval(0.1, 0.01, 0.2), 1, "not decidable"),
+        (None, 0, "not measured"),
+    ],
+)
+def test_answers_follow_the_rule(interval: Interval | None, repeats: int, said: str) -> None:
+    assert answer(interval, repeats=repeats) == said
+
+
+def test_expectations_are_answered_with_their_contrast(tmp_path: Path) -> None:
+    work = MadeUp({"covft": 0.9, FULL: 0.5, "vision_freeze": 0.5})
+    results, requests = study(tmp_path, work, plan("A", strategies=("covft", FULL, "vision_freeze")))
+    found = answered(results, requests).set_index("key")
+    assert found.loc["A1", "answer"] == "held"
+    assert found.loc["A2", "answer"] == "not measured"
+    arms = make_tables(results, requests)["arms"].set_index("arm")["accuracy"]
+    assert found.loc["A1", "contrast"] == pytest.approx(arms["covft"] - arms[FULL])
+    assert set(found["mixture"]) == {"VS-RD"}
+
+
+def test_interaction_is_the_difference_of_the_mixtures_gains(tmp_path: Path) -> None:
+    """Mixtures of different size weigh the same, however many tasks each has."""
+    eight, two = "covft num_experts=8", "covft num_experts=2"
+    chances = {f"{eight} 4": 0.9, f"{two} 4": 0.4, f"{eight} 2": 0.4, f"{two} 2": 0.6, FULL: 0.5}
+    made = plan("H", tasks=TASKS, experts=(2, 8), types=(2, 4))
+    results, requests = study(tmp_path, MadeUp(chances), made)
+    found = answered(results, requests).set_index("key")
+    assert found.loc["H1", "answer"] == "held"
+    assert found.loc["H2", "answer"] == "held"
+    assert found.loc["H3", "contrast"] == pytest.approx(found.loc["H1", "contrast"] + found.loc["H2", "contrast"])
+    assert found.loc["H3", "answer"] == "held"
+    interval, seeds = contrast(results, made, (0, 1), [Term(1, eight), Term(-1, eight)])
+    assert (interval, seeds) == (Interval(0, 0, 0), 2)
+
+
+def test_requests_of_the_same_tasks_are_one_table(tmp_path: Path) -> None:
+    work = MadeUp()
+    study(tmp_path, work, plan("A", strategies=("covft",)), seeds=(0,))
+    results, requests = study(tmp_path, work, plan("A", strategies=("covft", FULL)), seeds=(1,))
+    tables = make_tables(results, requests)
+    assert len(requests) == 2
+    assert tables["arms"].set_index("arm")["seeds"].to_dict() == {"frozen": 0, "covft": 2, FULL: 1}
+    assert set(tables["comparisons"].query("reference == 'covft'")["seeds"]) == {1}
+
+
+def test_costs_are_relative_and_paired_by_repeat() -> None:
+    table = pd.DataFrame(
+        {"arm": ["covft", FULL] * 3, "repeat": [0, 0, 1, 1, 2, 2], "step_seconds": [2.2, 2.0, 4.4, 4.0, 3.3, 3.0]}
+    )
+    (expected,) = [e for e in EXPECTATIONS if e.key == "E2"]
+    interval, repeats = expectations._relative(table, expected)
+    assert interval is not None
+    assert interval.value == pytest.approx(0.1)
+    assert repeats == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"experts": (2, 2)}, "experts has 2 twice"),
+        ({"fractions": (0.0,)}, "fractions are above 0"),
+        ({"types": ()}, "types is empty"),
+        ({"balance": 0.0}, "a weight above 0"),
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(CrosstaskError, match=said):
+        StudyOptions(**options)
+
+
+def test_more_types_than_tasks_are_refused() -> None:
+    with pytest.raises(CrosstaskError, match="mixes up to 13 types of task, and 4 are given"):
+        plan("H", tasks=TASKS)
+
+
+def test_settings_need_a_dose() -> None:
+    with pytest.raises(CrosstaskError, match="the same for all arms"):
+        StudySettings("m", {"steps": 3})
+
+
+def test_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
+    unit = make_unit(SETTINGS, Cell(plain_arm(FULL), TASKS[:1]), 0)
+    Run.open(folder_of(tmp_path, unit), {**unit.config, "items": 3}).close()
+    with pytest.raises(CrosstaskError, match="items was 3 and is now 40"):
+        is_finished(tmp_path, unit)
