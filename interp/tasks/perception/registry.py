@@ -6,6 +6,7 @@ import difflib
 import pkgutil
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 
 from interp.errors import CrosstaskError
 from interp.tasks.perception import procedural
@@ -45,3 +46,15 @@ def perception_task(name: str) -> PerceptionTask:
     close = difflib.get_close_matches(spelt, tasks, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}?" if close else f"the tasks are {', '.join(tasks)}."
     raise CrosstaskError(f"There is no perception task {name!r}; {hint}")
+
+
+def task_name(text: str) -> str:
+    """A task as settings hold it, "task" or "task/form", from its name or abbreviation; a file's name as it is.
+
+    Raises:
+        CrosstaskError: there is none of that name.
+    """
+    if Path(text).expanduser().is_file():
+        return text
+    short, sign, form = text.partition("/")
+    return perception_task(short).name + sign + form
