@@ -121,7 +121,7 @@ def _on_the_model(
         return [], {}
     from interp.errors import CrosstaskError
     from interp.transfer.names import identity
-    from interp.updates.comparison import norms_of, task_weights
+    from interp.updates.comparison import centring, norms_of
     from interp.updates.gains import answer_losses, gains, measured_gains
     from interp.updates.states import end_states, measured_changes, state_changes
 
@@ -141,10 +141,10 @@ def _on_the_model(
     if arguments.states:
         shown = [item for task in tasks for item in _items(arguments, updates, task, arguments.states, model)]
         folders = {str(update.name): update.folder for update in updates}
-        weights = task_weights([update.name.task for update in updates])
+        centre = centring([update.name for update in updates])
         states, leave = end_states(model, folders, shown, batch=arguments.batch)
         try:
-            found += measured_changes(state_changes(list(folders), states), weights=weights)
+            found += measured_changes(state_changes(list(folders), states), centre=centre)
         finally:
             leave()
     return found, {model.name: model.fingerprint}
@@ -159,7 +159,8 @@ def _items(arguments: Arguments, updates: "Sequence[Update]", task: str, n: int,
     own = trained.get("difficulty", 0.5) if arguments.difficulty is None else arguments.difficulty
     size = trained.get("size") or picture_side(model)
     form = trained.get("form") or str(trained.get("task", "")).partition("/")[2] or None
-    data = training_data(task, n=n, form=form, difficulty=own, size=size, seed=arguments.seed)
+    asked = {"form": form, "difficulty": own, "wording": trained.get("wording", "brief"), "size": size}
+    data = training_data(task, n=n, seed=arguments.seed, **asked)
     return [as_example(data[index]) for index in range(len(data))]
 
 

@@ -124,7 +124,7 @@ def compare(
     """Compare updates, one weight at a time.
 
     Args:
-        updates: two or more; the common mean is the mean over tasks of the mean over a task's seeds.
+        updates: two or more; for the common mean see :func:`centring`.
         rank: directions that are kept of dense updates.
         angles: whether principal angles are computed.
         progress: is told each weight and how many there are.
@@ -135,12 +135,12 @@ def compare(
     if len(updates) < 2:
         raise CrosstaskError(f"{len(updates)} updates were given, and at least 2 are needed to compare")
     _check_common(updates)
-    weights = task_weights([update.name.task for update in updates])
+    centre = centring([update.name for update in updates])
     wheres = sorted({where for update in updates for where in update.places})
     modules = {}
     for where in wheres:
         try:
-            found = geometry([u.delta(where) for u in updates], weights=weights, rank=rank, angles=angles)
+            found = geometry([u.delta(where) for u in updates], centre=centre, rank=rank, angles=angles)
         except CrosstaskError as error:
             raise CrosstaskError(f"at {where.name!r}: {error}") from error
         if found.gram.any():
@@ -157,10 +157,21 @@ def compare(
     return Comparison(tuple(update.name for update in updates), modules)
 
 
-def task_weights(tasks: Sequence[str]) -> Float[np.ndarray, " K"]:
-    """Weights of a mean over tasks of means over each task's seeds."""
-    counts = {task: tasks.count(task) for task in tasks}
-    return np.array([1 / (len(counts) * counts[task]) for task in tasks])
+def centring(names: Sequence[Name]) -> Float[np.ndarray, "K K"]:
+    """What takes the common mean off K updates, I - M with the weights of each update's mean in a row of M.
+
+    Where every task has every seed it is the mean over the tasks of an update's own seed: adapters of a seed begin with
+    the same A, which is common to them and to no others, so that a mean over all seeds would leave half of it in each,
+    with opposite signs, and make any two updates of different seeds look opposed. Else it is the mean over tasks of the
+    mean over each task's seeds.
+    """
+    tasks, seeds = {name.task for name in names}, {name.seed for name in names}
+    if len(tasks) > 1 and len(set(names)) == len(tasks) * len(seeds):
+        means = np.array([[(one.seed == other.seed) / len(tasks) for other in names] for one in names])
+    else:
+        counts = {task: sum(name.task == task for name in names) for task in tasks}
+        means = np.array([[1 / (len(tasks) * counts[other.task]) for other in names] for _ in names])
+    return np.eye(len(names)) - means
 
 
 def pooled(found: Sequence[Geometry], part: Part) -> Iterator[Measured]:

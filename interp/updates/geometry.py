@@ -10,7 +10,7 @@ With dW_i = U_i S_i V_i^T, all U side by side and all V side by side, everything
     principal angles            arccos of the singular values of U_i^T U_j
 
 and the same with V on the input side. The overlap is the normalised one of Hu et al. (2022, section 7.2). Without the
-common mean, dW_i becomes dW_i - sum_k w_k dW_k, which is linear, so that its inner products and energies come from the
+common mean, dW_i becomes dW_i - sum_k M_ik dW_k, which is linear, so that its inner products and energies come from the
 same numbers.
 
 Dense updates are read by rows, in one pass for inner products and energies, which are then exact; their subspaces are
@@ -86,15 +86,10 @@ class Geometry:
         return sizes.sum(axis=1, keepdims=True) * space + sizes * (1 - space)
 
 
-def centring(weights: Float[np.ndarray, " K"]) -> Float[np.ndarray, "K K"]:
-    """The matrix that takes the weighted mean off: I - 1 w^T."""
-    return np.eye(len(weights)) - weights[None, :]
-
-
 def geometry(
     deltas: Sequence[Delta | None],
     *,
-    weights: Float[np.ndarray, " K"] | None = None,
+    centre: Float[np.ndarray, "K K"] | None = None,
     rank: int = 16,
     angles: bool = True,
 ) -> Geometry:
@@ -102,7 +97,8 @@ def geometry(
 
     Args:
         deltas: one for each update; None counts as zero.
-        weights: of the updates in the common mean, summing to 1; equal by default.
+        centre: what takes the common mean off, I - M with the weights of each update's mean in a row of M; by default
+            all updates weigh the same.
         rank: directions that are kept of a dense update.
         angles: whether principal angles are computed.
 
@@ -112,7 +108,8 @@ def geometry(
     shape = common_shape(deltas)
     forms = [None if delta is None else delta.singular(rank=rank) for delta in deltas]
     k = len(deltas)
-    centre = centring(np.full(k, 1 / k) if weights is None else weights)
+    if centre is None:
+        centre = np.eye(k) - 1 / k
     owner, stacked = _stack(forms)
     products = {"output": stacked.output.T @ stacked.output, "input": stacked.input.T @ stacked.input}
     if any(isinstance(delta, Dense) for delta in deltas):

@@ -54,38 +54,45 @@ def state_changes(names: Sequence[str], states: States) -> Float[np.ndarray, "K 
 
 
 def measured_changes(
-    changes: Float[np.ndarray, "K L D"], *, weights: Float[np.ndarray, " K"] | None = None
+    changes: Float[np.ndarray, "K L D"], *, centre: Float[np.ndarray, "K K"] | None = None
 ) -> Iterator[Measured]:
     """Cosines and projections of changes, layer by layer and over all layers, with and without the common change.
 
     Args:
         changes: from :func:`state_changes`.
-        weights: of the updates in the common change, summing to 1; equal by default.
+        centre: what takes the common change off (:func:`interp.updates.comparison.centring`); by default all updates
+            weigh the same in it.
 
     Returns:
         `state_cosine`, and `state_projection` whose rows are projected on its columns. Over all layers, each layer
         counts alike: states grow with depth.
     """
     k, layers, _ = changes.shape
-    common = np.average(changes, axis=0, weights=weights)
+    if centre is None:
+        centre = np.eye(k) - 1 / k
+    unrelated = centre @ centre.T
     for centred in (False, True):
-        moved = changes - common if centred else changes
+        moved = np.einsum("ik,kld->ild", centre, changes) if centred else changes
+        chance = unrelated if centred else np.eye(k)
         grams = np.einsum("ild,jld->lij", moved, moved)
         for layer in range(layers):
-            yield from _measured(grams[layer], Part(layer), centred)
+            yield from _measured(grams[layer], Part(layer), centred, chance)
         sizes = np.einsum("lii->l", grams) / k
         alike = grams[sizes > 0] / sizes[sizes > 0, None, None]
-        yield from _measured(alike.sum(axis=0), Part(), centred)
+        yield from _measured(alike.sum(axis=0), Part(), centred, chance)
 
 
-def _measured(gram: Float[np.ndarray, "K K"], part: Part, centred: bool) -> Iterator[Measured]:
-    """Both measures of inner products."""
-    k = len(gram)
-    size = np.diag(gram)[None, :]
-    random = np.full((k, k), -1 / (k - 1) if centred and k > 1 else 0.0)
-    projection = np.divide(gram, size, out=np.full((k, k), np.nan), where=np.broadcast_to(size > 0, (k, k)))
-    yield Measured("state_cosine", part, centred, cosines(gram), random)
-    yield Measured("state_projection", part, centred, projection, random)
+def _measured(
+    gram: Float[np.ndarray, "K K"], part: Part, centred: bool, unrelated: Float[np.ndarray, "K K"]
+) -> Iterator[Measured]:
+    """Both measures of inner products, with those of unrelated changes of one size."""
+    yield Measured("state_cosine", part, centred, cosines(gram), cosines(unrelated))
+    yield Measured("state_projection", part, centred, _projections(gram), _projections(unrelated))
+
+
+def _projections(gram: Float[np.ndarray, "K K"]) -> Float[np.ndarray, "K K"]:
+    size = np.broadcast_to(np.diag(gram)[None, :], gram.shape)
+    return np.divide(gram, size, out=np.full(gram.shape, np.nan), where=size > 0)
 
 
 def end_states(

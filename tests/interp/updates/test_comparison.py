@@ -87,8 +87,10 @@ def test_a_pooled_cosine_is_that_of_the_updates_end_to_end(
     table: pd.DataFrame, matrices: dict, part: Part, chosen: list[str], centred: bool
 ) -> None:
     whole = {key: flat(found, chosen) for key, found in matrices.items()}
-    mean = np.mean(list(whole.values()), axis=0) if centred else 0
-    expected = np.mean([cosine(whole["counting", a] - mean, whole["jigsaw", 1 - a] - mean) for a in (0, 1)])
+    if centred:  # without the mean over the tasks of its own seed
+        means = [np.mean([whole[task, seed] for task in TASKS], axis=0) for seed in (0, 1)]
+        whole = {(task, seed): found - means[seed] for (task, seed), found in whole.items()}
+    expected = np.mean([cosine(whole["counting", a], whole["jigsaw", 1 - a]) for a in (0, 1)])
     where = {"layer": part.layer, "projection": part.projection, "centred": centred, "seeds": "different"}
     assert value(table, measure="cosine", source="jigsaw", target="counting", **where) == pytest.approx(expected)
 
@@ -190,7 +192,7 @@ def test_norms_and_ranks_are_those_of_the_matrices(comparison: Comparison, matri
     for key, found in matrices.items():
         assert whole.loc[key, "norm"] == pytest.approx(np.linalg.norm(flat(found, list(SHAPES))))
         assert whole.loc[key, "rank"] == 2 + TASKS.index(key[0])
-    mean = np.mean([flat(found, list(SHAPES)) for found in matrices.values()], axis=0)
+    mean = np.mean([flat(matrices[task, 1], list(SHAPES)) for task in TASKS], axis=0)
     expected = np.linalg.norm(flat(matrices["jigsaw", 1], list(SHAPES)) - mean)
     assert whole.loc[("jigsaw", 1), "norm_centred"] == pytest.approx(expected)
     one = norms[(norms["layer"] == 0) & (norms["projection"] == "q_proj")].set_index(["task", "seed"])
@@ -230,6 +232,25 @@ def test_a_task_with_more_seeds_has_no_more_weight_in_the_common_mean(tmp_path: 
     norms = norms[(norms["layer"] == "all") & (norms["projection"] == "all")].set_index(["task", "seed"])
     for name, update in whole.items():
         assert norms.loc[(name.task, name.seed), "norm_centred"] == pytest.approx(np.linalg.norm(update - mean))
+
+
+def test_where_a_seed_begins_does_not_set_updates_of_two_seeds_against_each_other(tmp_path: Path) -> None:
+    """All tasks of a seed have nearly one A, as adapters have: what it makes common to a seed is taken off there."""
+    starts = [random_factors(100 + seed) for seed in (0, 1)]
+    folders = []
+    for index, task in enumerate(TASKS):
+        for seed, start in enumerate(starts):
+            own = random_factors(10 * index + seed)
+            factors = {name: (start[name][0] + b, start[name][1] + 0.1 * a) for name, (b, a) in own.items()}
+            folders.append(write_adapter(tmp_path / f"{task}-seed{seed}", factors))
+    found = compare(read_updates(folders))
+    table = similarity_table(found)
+    table = table[(table["layer"] == "all") & (table["projection"] == "all") & (table["measure"] == "cosine")]
+    rows = table[table["centred"] & (table["seeds"] == "different")]
+    assert rows["chance"].abs().max() < 1e-12
+    assert rows["value"].abs().max() < 0.15  # -0.4 if what the seeds have in common were taken off both
+    same = table[table["centred"] & (table["seeds"] == "same")]
+    assert same["chance"].to_numpy() == pytest.approx(-1 / 2, abs=0.1)
 
 
 def test_weights_that_one_adapter_lacks_count_as_zero(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_inner_products_are_those_of_the_matrices(lows: list[LowRank], matrices:
 def test_the_common_mean_is_weighted(lows: list[LowRank], matrices: list[np.ndarray]) -> None:
     weights = np.array([0.25, 0.25, 0.5])
     mean = sum(w * m for w, m in zip(weights, matrices, strict=True))
-    found = geometry(lows, weights=weights)
+    found = geometry(lows, centre=np.eye(3) - weights)
     assert found.centred[0, 2] == pytest.approx(np.vdot(matrices[0] - mean, matrices[2] - mean))
 
 
