@@ -46,6 +46,8 @@ class Arguments:
     """Whose items."""
     difficulty: float = 0.5
     """Of drawn tasks: 0 (easiest) to 1."""
+    wording: Literal["brief", "described"] = "brief"
+    """How drawn tasks ask: in brief, or with the pictures described first."""
     difficulties: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Difficulty by task, as experiments.transfer_matrix --calibrate writes them."""
     size: Annotated[int | None, arg("PIXELS", "the tower's")] = None
@@ -131,7 +133,7 @@ def settings(arguments: Arguments) -> dict[str, Any]:
     tasks = [canonical(name) for name in arguments.tasks] or list(perception_tasks(core=True))
     given = read_difficulties(arguments.difficulties) if arguments.difficulties is not None else {}
     chosen = {task_of(canonical(name)): value for name, value in given.items()}
-    taken = ("model", "items", "split", "size", "data_seed", "scoring", "shifts", "max_new_tokens")
+    taken = ("model", "items", "split", "size", "wording", "data_seed", "scoring", "shifts", "max_new_tokens")
     weights = {
         name: {path.name: sha256_of(path) for path in sorted(folder.glob("*.safetensors"))}
         for name, folder in named(arguments.adapters).items()
@@ -182,7 +184,7 @@ def items_of(name: str, config: dict[str, Any], model: "Model") -> "list[Percept
     from interp.tuning.matrix.plan import Job, task_of
     from interp.tuning.matrix.work import target_items
 
-    asked = {key: config[key] for key in ("items", "split", "data_seed", "size")}
+    asked = {key: config[key] for key in ("items", "split", "data_seed", "size", "wording")}
     difficulty, sha256 = config["difficulties"][task_of(name)], config["files"].get(name)
     asked |= {"target": name, "difficulty": difficulty, "sha256": sha256}
     return target_items(Job("evaluate", name, asked), model)

@@ -50,6 +50,8 @@ class Arguments:
     """How a drawn task is asked: pictures, marks, words or yes_no."""
     difficulty: float = 0.5
     """Of a drawn task: 0 (easiest) to 1."""
+    wording: Literal["brief", "described"] = "brief"
+    """How a drawn task asks: in brief, or with the pictures described first."""
     size: Annotated[int | None, arg("PIXELS", "the tower's")] = None
     """Side of drawn pictures."""
     min_pixels: Given = None
@@ -94,6 +96,8 @@ class Arguments:
     """Strategy full: train the projector between tower and language model as well."""
     train_tower: bool = False
     """Strategy full: train the vision tower as well."""
+    surgery: Literal["none", "pcgrad", "cagrad"] = "none"
+    """What is done where the gradients of a mixture's tasks conflict."""
 
     seed: int = 0
     """Seed of the data, its order, the initialisation and the dropout."""

@@ -68,6 +68,8 @@ class Arguments:
     difficulties: Annotated[Path | None, arg("FILE", "as --difficulty says")] = None
     """Difficulty by task, as for experiments.transfer_matrix; of the tasks that it does not name, as --difficulty
     says."""
+    wording: Annotated[Literal["brief", "described"] | None, arg("{brief,described}", "the trainings' own")] = None
+    """How the items ask: in brief, or with the pictures described first."""
     size: Annotated[int | None, arg("PIXELS", "what the model's tower takes")] = None
     """Side of drawn pictures."""
     seed: int = 1000
@@ -99,7 +101,7 @@ def main(arguments: Arguments) -> None:
     settings = VectorSettings(
         **given
         | {"tasks": tasks, "size": arguments.size or 0, "limits": limits, "files": _files(tasks)}
-        | {"difficulties": _difficulties(arguments, tasks, found)}
+        | {"difficulties": _difficulties(arguments, tasks, found), "wording": _wording(arguments, found)}
     )
     console.print(f"Loading {settings.model} ...")
     model = common.model_loader(arguments.loading, main=settings.model)(settings.model)
@@ -188,6 +190,20 @@ def _difficulties(arguments: Arguments, tasks: tuple[str, ...], found: "list[Fou
             )
     usual = DIFFICULTY if arguments.difficulty is None else arguments.difficulty
     return {name: known.get(name, own.get(name, usual)) for name in map(task_of, tasks)}
+
+
+def _wording(arguments: Arguments, found: "list[Found]") -> str:
+    """The given one, else the one of all trainings, else the brief one."""
+    if arguments.wording is not None:
+        return arguments.wording
+    used = {str(one.name): one.record.get("config", {}).get("wording", "brief") for one in found}
+    if len(set(used.values())) > 1:
+        first, other = (next(n for n, wording in used.items() if wording == w) for w in sorted(set(used.values())))
+        raise CrosstaskError(
+            f"adapter {first!r} was trained with wording {used[first]!r} and adapter {other!r} with {used[other]!r}: "
+            "say with --wording how the items ask"
+        )
+    return next(iter(used.values()), "brief")
 
 
 def _files(tasks: tuple[str, ...]) -> dict[str, str]:

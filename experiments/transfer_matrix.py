@@ -86,6 +86,8 @@ class Arguments:
     """Of drawn tasks that --difficulties does not name: 0 (easiest) to 1."""
     difficulties: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Difficulty by task: a JSON object, or a CSV with columns task and difficulty, as --calibrate writes them."""
+    wording: Literal["brief", "described"] = "brief"
+    """How drawn tasks ask, in training and in evaluation: in brief, or with the pictures described first."""
     scoring: Literal["choice", "generation"] = "choice"
     """By the likelihood of the option letters, or by generated answers."""
     shifts: bool = True
@@ -170,7 +172,8 @@ def settings_of(arguments: Arguments) -> "MatrixSettings":
         training["schedule"] = "paper"
     else:
         training |= {"examples": arguments.examples, "steps": arguments.steps}
-    same = ("model", "seeds", "fractions", "fractions_by", "items", "split", "data_seed", "size", "scoring", "shifts")
+    same = ("model", "seeds", "fractions", "fractions_by", "items", "split", "data_seed", "size", "wording", "scoring",
+            "shifts")  # fmt: skip
     return MatrixSettings(
         **{name: getattr(arguments, name) for name in same},
         sources=sources,

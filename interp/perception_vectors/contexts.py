@@ -49,7 +49,8 @@ def context_items(settings: VectorSettings, task: str, *, examples: bool = True)
     """
     n, shots = settings.contexts, settings.shots if examples else 0
     data = training_data(
-        task, n=n * (1 + shots), difficulty=settings.difficulty(task), size=settings.size, seed=settings.seed
+        task, n=n * (1 + shots), difficulty=settings.difficulty(task), wording=settings.wording,
+        size=settings.size, seed=settings.seed,
     )  # fmt: skip
 
     def item(number: int) -> PerceptionItem:
@@ -68,8 +69,8 @@ def scored_items(settings: VectorSettings, task: str, split: str) -> list[Percep
         CrosstaskError: the task has no items of that split, or they are no multiple choice.
     """
     data = test_data(
-        task, n=settings.n_items(split), split=split, difficulty=settings.difficulty(task), size=settings.size,
-        seed=settings.seed,
+        task, n=settings.n_items(split), split=split, difficulty=settings.difficulty(task),
+        wording=settings.wording, size=settings.size, seed=settings.seed,
     )  # fmt: skip
     items = [data[index] for index in range(len(data))]
     if open_ones := [item.name for item in items if not item.options]:

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from interp.errors import CrosstaskError
 from interp.models.base import Model
+from interp.tasks.perception.wording import Wording
 from interp.tuning.dataset import picture_side
 from interp.tuning.matrix.plan import DIFFICULTY, task_of
 
@@ -38,6 +39,7 @@ class VectorSettings:
         selection_items: of the selection split, on which the layer is chosen.
         shifts: whether a forced choice is averaged over all shifts of the options.
         difficulties: task -> difficulty of its drawn items, 0 to 1; of the others `DIFFICULTY`.
+        wording: how they ask.
         size: side of their pictures in pixels; resolved to what the model's tower takes.
         seed: of the items and of the random vectors. Trainings draw with small seeds.
         limits: fewest and most pixels of a picture, as the adapters were trained with.
@@ -56,6 +58,7 @@ class VectorSettings:
     selection_items: int = 24
     shifts: bool = True
     difficulties: Mapping[str, float] = field(default_factory=dict)
+    wording: Wording = "brief"
     size: int = 0
     seed: int = 1000
     limits: Mapping[str, int | None] = field(default_factory=dict)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from interp.errors import CrosstaskError
 from interp.models.options import LoadOptions
+from interp.tasks.perception.wording import WORDINGS, Wording
 from interp.tuning.schedules import Schedule, schedule_of
 
 EXAMPLES = 1000
@@ -47,6 +48,8 @@ class TuneConfig:
     """How a procedural task is asked (pictures, marks, words, yes_no); BLINK's own way by default."""
     difficulty: float = 0.5
     """Of a procedural task: 0 (easiest) to 1."""
+    wording: Wording = "brief"
+    """How a procedural task asks: in brief, or with the pictures described first."""
     size: int | None = None
     """Side of a procedural task's pictures in pixels; by default the tower's own, or 224 where it takes any."""
     min_pixels: int | None = None
@@ -95,6 +98,9 @@ class TuneConfig:
     """Seed of which examples there are and of their order, where it is not `seed`."""
     init_seed: int | None = None
     """Seed of initialisation and dropout, where it is not `seed`."""
+
+    surgery: Literal["none", "pcgrad", "cagrad"] = "none"
+    """What is done where the gradients of a mixture's tasks conflict; each example then needs its task's name."""
 
     snapshots: tuple[float, ...] = ()
     """Parts of the run after which the adapter is kept as well, e.g. 0.25 0.5."""
@@ -152,6 +158,8 @@ class TuneConfig:
                 raise CrosstaskError(f"a part of the run lies above 0 and at most at 1, and was given as {part}")
         if self.batch % self.micro_batch and self.micro_batch < self.batch:
             raise CrosstaskError(f"a batch of {self.batch} cannot be made of micro-batches of {self.micro_batch}")
+        if self.wording not in WORDINGS:
+            raise CrosstaskError(f"there is no wording {self.wording!r}; expected {' or '.join(WORDINGS)}")
         if self.loading.device == "remote":
             raise CrosstaskError("a model that is held elsewhere cannot be trained here; leave out --device remote")
         if not self.targets:
@@ -216,10 +224,13 @@ class TuneConfig:
         return micro, share // micro
 
     def settings(self) -> dict[str, Any]:
-        """What decides the numbers, for config.json. Options are there only where some were given."""
+        """What decides the numbers, for config.json. Options, surgery and wording are there where they were asked for."""
         given = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in HOW}
         if not given["options"]:
             del given["options"]
+        for name, usual in (("surgery", "none"), ("wording", "brief")):
+            if given[name] == usual:
+                del given[name]
         return {**given, "loading": self.loading.config()}
 
     def changed(self, **changes: Any) -> TuneConfig:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias, cast
 
@@ -40,11 +40,13 @@ class Example:
         name: how errors call it.
         images: shown first.
         turns: (question, answer) pairs.
+        task: the name of the task in a mixture of several, for gradient surgery.
     """
 
     name: str
     images: tuple[Image, ...]
     turns: tuple[tuple[str, str], ...]
+    task: str | None = None
 
 
 Learnable: TypeAlias = Example | PerceptionItem | Conversation
@@ -53,7 +55,7 @@ Learnable: TypeAlias = Example | PerceptionItem | Conversation
 def as_example(learnable: Learnable) -> Example:
     """A perception item or a conversation of a file as an example."""
     if isinstance(learnable, PerceptionItem):
-        return Example(learnable.name, learnable.images, ((learnable.prompt, learnable.answer),))
+        return Example(learnable.name, learnable.images, ((learnable.prompt, learnable.answer),), learnable.task)
     if isinstance(learnable, Conversation):
         return Example(learnable.where, learnable.images, learnable.turns)
     return learnable
@@ -74,6 +76,7 @@ def training_examples(config: TuneConfig, model: Model | None = None) -> Sequenc
         n=config.examples if task_file(config.task) else config.n_examples,
         form=cast("Form | None", config.form),
         difficulty=config.difficulty,
+        wording=config.wording,
         size=config.size or (picture_side(model) if model is not None else SIDE),
         seed=config.order_seed,
         image_folder=config.image_folder,
@@ -112,7 +115,7 @@ def encode_all(model: Model, examples: Iterable[Example], *, tick: Callable[[], 
         try:
             if not example.turns or example.turns[-1][1] is None:
                 raise CrosstaskError("it has no answer")
-            found.append(encode(model, example.images, example.turns))
+            found.append(replace(encode(model, example.images, example.turns), task=example.task))
         except CrosstaskError as error:
             raise CrosstaskError(f"training example {number} ({example.name!r}) cannot be used: {error}") from error
         if tick is not None:
@@ -128,6 +131,11 @@ def data_fingerprint(examples: Sequence[Example]) -> str:
     for example in examples:
         total.update(json.dumps([example.name, example.turns, [image.key for image in example.images]]).encode())
     return total.hexdigest()
+
+
+def labels_fingerprint(examples: Sequence[Example]) -> str:
+    """sha256 over the tasks of the examples, which decide what is learnt only under gradient surgery."""
+    return hashlib.sha256(json.dumps([example.task for example in examples]).encode()).hexdigest()
 
 
 def training_order(lengths: Sequence[int], *, steps: int, batch: int, seed: int) -> list[int]:

@@ -29,6 +29,7 @@ from interp.tasks.perception.registry import perception_task
 from interp.tasks.perception.rows import read_rows
 from interp.tasks.perception.sequences import Lazy, drawn
 from interp.tasks.perception.vsi import read_vsi
+from interp.tasks.perception.wording import Wording, worded
 
 Example: TypeAlias = PerceptionItem | Conversation
 Entry = TypeVar("Entry")
@@ -44,6 +45,7 @@ def training_data(
     size: int = 224,
     seed: int = 0,
     marks: MarkStyle = "red",
+    wording: Wording = "brief",
     image_folder: Path | str | None = None,
 ) -> Sequence[Example]:
     """What a name stands for, to be learnt.
@@ -57,6 +59,7 @@ def training_data(
         size: side of its pictures in pixels.
         seed: of the data.
         marks: how a procedural task marks points and boxes.
+        wording: how it asks, see :mod:`interp.tasks.perception.wording`.
         image_folder: what image names in a file are relative to; its own folder by default.
 
     Raises:
@@ -76,7 +79,7 @@ def training_data(
         if n is not None and n > len(found):
             raise CrosstaskError(f"{name} has {len(found)} examples to learn from, and {n} are asked for.")
         return _some(found, n, name, seed)
-    return _procedural(name, n, split, form, difficulty, size, seed, marks)
+    return _procedural(name, n, split, form, difficulty, size, seed, marks, wording)
 
 
 def test_data(
@@ -89,6 +92,7 @@ def test_data(
     size: int = 224,
     seed: int = 0,
     marks: MarkStyle = "red",
+    wording: Wording = "brief",
     image_folder: Path | str | None = None,
     disclaimer: str = "",
     joined: bool = False,
@@ -100,7 +104,7 @@ def test_data(
         name: see the module's docstring.
         n: how many items; of a published or a user's set at most so many, drawn by the seed, all by default.
         split: "test" by default; of BLINK "val", whose keys are published ("test" is refused, since they are not).
-        form, difficulty, size, seed, marks, image_folder: as in :func:`training_data`; for VSI-Bench the image folder
+        form, difficulty, size, seed, marks, wording, image_folder: as in :func:`training_data`; for VSI-Bench the image folder
             is that of the scenes.
         disclaimer, joined: of BLINK, see :func:`interp.tasks.perception.blink.read_blink`.
         frames: of VSI-Bench: most frames of a scene.
@@ -130,7 +134,7 @@ def test_data(
                 f"{name} holds conversations, which are for training alone; expected items with options."
             )
         return _some(cast("Sequence[PerceptionItem]", found), n, name, seed)
-    return _procedural(name, n, split or "test", form, difficulty, size, seed, marks)
+    return _procedural(name, n, split or "test", form, difficulty, size, seed, marks, wording)
 
 
 test_data.__test__ = False  # type: ignore[attr-defined]  # it is no test, whatever pytest thinks of its name
@@ -146,6 +150,7 @@ def mixture(
     size: int = 224,
     seed: int = 0,
     marks: MarkStyle = "red",
+    wording: Wording = "brief",
     image_folder: Path | str | None = None,
 ) -> Sequence[Example]:
     """Several sources in given shares, evenly interleaved: every beginning of the sequence has nearly the same shares.
@@ -153,7 +158,7 @@ def mixture(
     Args:
         shares: names and their weights, which need not add up to one.
         n: examples in all.
-        split, form, difficulty, size, seed, marks, image_folder: as in :func:`training_data`.
+        split, form, difficulty, size, seed, marks, wording, image_folder: as in :func:`training_data`.
 
     Raises:
         CrosstaskError: no source, one named twice, a weight below zero, or what :func:`training_data` refuses.
@@ -168,7 +173,7 @@ def mixture(
     sources = [
         training_data(
             name, n=count, split=split, form=form, difficulty=difficulty, size=size, seed=seed, marks=marks,
-            image_folder=image_folder,
+            wording=wording, image_folder=image_folder,
         )
         for name, count in zip(names, counts, strict=True) if count
     ]  # fmt: skip
@@ -189,6 +194,7 @@ def _procedural(
     size: int,
     seed: int,
     marks: MarkStyle,
+    wording: Wording,
 ) -> Lazy[PerceptionItem]:
     short, _, own_form = name.partition("/")
     if name.endswith((".json", ".jsonl", ".parquet")) or (own_form and own_form not in get_args(Form)):
@@ -199,16 +205,15 @@ def _procedural(
     if split not in SPLITS:
         raise CrosstaskError(f"{task.name} has no split {split!r}; expected {', '.join(SPLITS)}.")
     # One draw now: a form that the task does not have is refused here, and not in the middle of a training.
-    draw = partial(
-        _draw, task, split, {"form": form, "difficulty": difficulty, "size": size, "seed": seed, "marks": marks}
-    )
+    given = {"form": form, "difficulty": difficulty, "size": size, "seed": seed, "marks": marks}
+    draw = partial(_draw, task, split, wording, given)
     if n:
         draw(0)
     return Lazy(n, draw)
 
 
-def _draw(task: PerceptionTask, split: Split, given: dict[str, Any], index: int) -> PerceptionItem:
-    return task.item(split, index, **given)
+def _draw(task: PerceptionTask, split: Split, wording: Wording, given: dict[str, Any], index: int) -> PerceptionItem:
+    return worded(task.item(split, index, **given), wording)
 
 
 def _at(sources: Sequence[Sequence[Example]], places: Sequence[tuple[int, int]], index: int) -> Example:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from interp.errors import CrosstaskError
+from interp.tasks.perception.wording import Wording
 from interp.transfer.names import BASELINE, identity
 
 Kind = Literal["train", "evaluate"]
@@ -58,6 +59,7 @@ class MatrixSettings:
         data_seed: of the drawn items.
         size: side of a drawn picture in pixels; by default the one that the model's tower takes.
         difficulties: task -> difficulty, 0 to 1; of the others `DIFFICULTY`.
+        wording: how drawn tasks ask, in training and in evaluation.
         scoring: how answers are found.
         shifts: whether a forced choice is averaged over all shifts of the options.
         loading: what of loading the model decides the numbers.
@@ -76,6 +78,7 @@ class MatrixSettings:
     data_seed: int = 0
     size: int | None = None
     difficulties: Mapping[str, float] = field(default_factory=dict)
+    wording: Wording = "brief"
     scoring: Scoring = "choice"
     shifts: bool = True
     loading: Mapping[str, Any] = field(default_factory=dict)
@@ -178,6 +181,7 @@ def _trainings(settings: MatrixSettings) -> Iterator[Job]:
                     "source": source,
                     "seed": seed,
                     "difficulty": settings.difficulties.get(task_of(source), DIFFICULTY),
+                    "wording": settings.wording,
                     "sha256": settings.files.get(source),
                     "training": dict(settings.training),
                     "fraction": 1.0 if whole else fraction,
@@ -196,6 +200,7 @@ def _evaluations(settings: MatrixSettings) -> Iterator[Job]:
             "data_seed": settings.data_seed,
             "size": settings.size,
             "difficulty": settings.difficulties.get(task_of(target), DIFFICULTY),
+            "wording": settings.wording,
             "sha256": settings.files.get(target),
             **scored(settings),
             "loading": dict(settings.loading),

@@ -138,6 +138,7 @@ def tune_config(job: Job, how: HowOptions) -> TuneConfig:
             "form": form,
             "model": job.config["model"],
             "difficulty": job.config["difficulty"],
+            "wording": job.config["wording"],
             "size": job.config["size"],
             "seed": job.config["seed"],
             "fraction": job.config["fraction"],
@@ -165,6 +166,7 @@ def mixed_examples(job: Job, config: TuneConfig, model: Model) -> list[Example]:
         options = {
             "form": form,
             "difficulty": job.config["difficulties"][name],
+            "wording": job.config["wording"],
             "size": size,
             "seed": config.order_seed,
         }
@@ -187,7 +189,8 @@ def target_items(job: Job, model: Model | None = None) -> list[PerceptionItem]:
         return list(test_data(config["target"], n=config["items"], split=split, seed=config["data_seed"]))
     task, form = _task_and_form(config["target"])
     size = config["size"] or (picture_side(model) if model is not None else 224)
-    drawn = {"form": form, "difficulty": config["difficulty"], "size": size, "seed": config["data_seed"]}
+    drawn = {name: config[name] for name in ("difficulty", "wording")} | {"form": form, "seed": config["data_seed"]}
+    drawn["size"] = size
     return list(test_data(task, n=config["items"], split=config["split"], **drawn))
 
 

@@ -177,6 +177,7 @@ def make_jobs(settings: SelectionSettings) -> list[Job]:
             "split": "test",
             "data_seed": matrix.data_seed,
             "difficulty": matrix.difficulties.get(task_of(target), DIFFICULTY),
+            "wording": matrix.wording,
             "sha256": matrix.files.get(target),
             **scored(matrix),
         }
@@ -189,6 +190,7 @@ def make_jobs(settings: SelectionSettings) -> list[Job]:
                     "shares": dict(arm.shares),
                     "difficulties": {name: matrix.difficulties.get(task_of(name), DIFFICULTY) for name in arm.shares},
                     "difficulty": DIFFICULTY,
+                    "wording": matrix.wording,
                     "seed": seed,
                     "training": dict(matrix.training),
                     "fraction": 1.0,
