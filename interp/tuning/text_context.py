@@ -20,7 +20,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -56,14 +56,12 @@ class TextContext:
         owner: the conversation of each image, images in the order of the pixel values.
         states: the text encoder's state of each token, padded; None unless they were asked for.
         mask: which states are there.
-        segments: the image of each token, for towers that take the tokens of all images in one row; set by the tower.
     """
 
     embeds: Float[Tensor, "S C"]
     owner: Int[Tensor, " I"]
     states: Float[Tensor, "S Q C"] | None = None
     mask: Bool[Tensor, "S Q"] | None = None
-    segments: Int[Tensor, " T"] | None = None
 
     def __post_init__(self) -> None:
         conversations = len(self.embeds)
@@ -84,10 +82,6 @@ class TextContext:
     def of_images(self) -> Float[Tensor, "I C"]:
         """The text vector of each image."""
         return self.embeds[self.owner]
-
-    def packed(self, segments: Int[Tensor, " T"]) -> TextContext:
-        """The same context for a tower that takes all tokens in one row."""
-        return replace(self, segments=segments)
 
     def to(self, device: torch.device | str) -> TextContext:
         """The same context on another device."""

@@ -105,7 +105,11 @@ class TuneTrainer(Trainer):
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *given: Any, **named: Any) -> Any:
         with self.strategy.context(inputs):
             bare = embed(self.strategy.model, without_context(inputs))
-            return super().compute_loss(model, bare, *given, **named)
+            found = super().compute_loss(model, bare, *given, **named)
+        penalty = self.strategy.penalty()
+        if penalty is None or not isinstance(found, Tensor):
+            return found
+        return found + penalty / self.current_gradient_accumulation_steps
 
     def log(self, logs: dict[str, float], *given: Any, **named: Any) -> None:
         """Note the time, over all sittings; a loss that is no number ends the run."""

@@ -125,6 +125,10 @@ class Strategy(ABC):
         """While the module runs on this batch, its tower reads the batch's context."""
         return contextlib.nullcontext()
 
+    def penalty(self) -> Tensor | None:
+        """What is added to the loss of the micro-batch that was just run; None is nothing."""
+        return None
+
     @classmethod
     def load(cls, model: Model, folder: Path, name: str) -> Adapter:
         """What `save` wrote, as an adapter on a model, for strategies with a format of their own.

@@ -37,13 +37,13 @@ class Graft:
 
     def put(self, parent: nn.Module, name: str, module: nn.Module) -> None:
         """Put a submodule in the place of the one of that name, or where there is none."""
-        self._add(_Submodule(parent, name, module))
+        self.add(_Submodule(parent, name, module))
         self.modules.append(module)
 
     def whole(self, parameter: nn.Parameter) -> None:
         """Train a parameter itself, in float32 at least: steps would be smaller than the grid of 16 bits."""
         part = WholeParameter(parameter)
-        self._add(part)
+        self.add(part)
         self.wholes.append(part)
 
     def hook(self, register: Callable[[], RemovableHandle]) -> None:
@@ -52,7 +52,7 @@ class Graft:
         Args:
             register: registers it, e.g. ``lambda: block.register_forward_pre_hook(...)``.
         """
-        self._add(_Hook(register))
+        self.add(_Hook(register))
 
     def on(self) -> None:
         """Put everything back to work; nothing happens if it is."""
@@ -68,7 +68,8 @@ class Graft:
                 part.off()
             self.at_work = False
 
-    def _add(self, part: Part) -> None:
+    def add(self, part: Part) -> None:
+        """Make a change, and keep it."""
         part.on()
         self._parts.append(part)
 

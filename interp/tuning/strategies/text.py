@@ -18,11 +18,14 @@ class ReadsText:
     The strategy's options name the encoder as `text`. The modules that it puts into the tower are given `slot`.
     """
 
-    reads_text = True
     wants_states = False
     """Whether the states of all tokens are needed, besides one vector a text."""
     options: Any
     model: Any
+
+    @property
+    def reads_text(self) -> bool:
+        return True
 
     @property
     def encoder(self) -> TextEncoder:
@@ -35,10 +38,15 @@ class ReadsText:
         return self._slot
 
     def text_inputs(self, texts: Sequence[str], owner: Sequence[int]) -> dict[str, Tensor]:
+        if not self.reads_text:
+            return {}
         return context_inputs(self.encoder, texts, owner, states=self.wants_states)
 
     @contextlib.contextmanager
     def context(self, inputs: Mapping[str, Tensor]) -> Iterator[None]:
         """While the module runs on this batch, its tower reads the batch's context."""
+        if not self.reads_text:
+            yield
+            return
         with self.slot.given(context_of(inputs).to(self.model.device)):
             yield

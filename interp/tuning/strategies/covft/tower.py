@@ -1,0 +1,165 @@
+"""How the question reaches the mixtures deep in the tower, forward and when gradient checkpointing runs a block again.
+
+When the tower is called, a hook takes the context from the slot, counts the images, and holds both for the blocks of
+this one pass; when the tower is done they are let go. So nothing can be read that belongs to another pass. Towers that
+take the tokens of all images in one row (Qwen-VL) say by `grid_thw` which token is whose.
+
+Checkpointing runs a block a second time in the backward pass, after the tower's pass has ended and perhaps others have
+begun (gradient accumulation, gradients per task). Each checkpointed call therefore keeps the pass that it was made in,
+and is run again in that one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from interp.errors import CrosstaskError
+from interp.tuning.text_context import ContextSlot
+
+CHECKPOINT = "_gradient_checkpointing_func"
+"""What transformers calls a block's checkpointing function."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """One call of the tower.
+
+    Attributes:
+        n_images: I.
+        text: the question's vector for each image; None for a tower that reads none.
+        counts: tokens of each image, where they stand in one row.
+    """
+
+    n_images: int
+    text: Float[Tensor, "I C"] | None = None
+    counts: Int[Tensor, " I"] | None = None
+
+    @cached_property
+    def segments(self) -> Int[Tensor, " T"] | None:
+        """The image of each token, where tokens stand in one row."""
+        return None if self.counts is None else torch.arange(self.n_images).repeat_interleave(self.counts)
+
+    def by_image(self, tokens: Tensor) -> tuple[Float[Tensor, "I N D"], Bool[Tensor, "I N"] | None]:
+        """The tokens of each image, and which are there if they are not equally many.
+
+        Raises:
+            CrosstaskError: there are tokens of more or fewer images.
+        """
+        if self.counts is None:
+            if tokens.dim() != 3 or len(tokens) != self.n_images:
+                raise CrosstaskError(
+                    f"a block of the vision tower was given tokens of shape {tuple(tokens.shape)} for "
+                    f"{self.n_images} images; expected [{self.n_images}, tokens, width]"
+                )
+            return tokens, None
+        counts = self.counts.tolist()
+        if tokens.dim() != 2 or len(tokens) != sum(counts):
+            raise CrosstaskError(
+                f"a block of the vision tower was given tokens of shape {tuple(tokens.shape)} for images of {counts} "
+                f"tokens; expected [{sum(counts)}, width]"
+            )
+        if len(set(counts)) == 1:
+            return tokens.unflatten(0, (len(counts), -1)), None
+        padded = nn.utils.rnn.pad_sequence(list(tokens.split(counts)), batch_first=True)
+        places = torch.arange(padded.shape[1], device=tokens.device)
+        return padded, places < self.counts.to(tokens.device)[:, None]
+
+    def to_tokens(self, weights: Float[Tensor, " I"]) -> Tensor:
+        """A number for each image as one that multiplies its tokens."""
+        if self.segments is None:
+            return weights[:, None, None]
+        return weights[self.segments.to(weights.device)][:, None]
+
+
+class TowerPasses:
+    """The pass that the tower is in. It stands beside the module, and copies of the module share it."""
+
+    def __init__(self, tower: nn.Module, blocks: Iterable[nn.Module], slot: ContextSlot | None) -> None:
+        """Watch a tower.
+
+        Args:
+            tower: whose calls are passes.
+            blocks: its blocks that ask for the pass.
+            slot: where the context is found; None for a tower that reads no text.
+        """
+        self.tower, self.blocks, self.slot = tower, list(blocks), slot
+        self._now: list[Pass] = []
+
+    def current(self) -> Pass:
+        """The pass that the tower is in.
+
+        Raises:
+            CrosstaskError: the tower was not called, as when a block is called by itself.
+        """
+        if not self._now:
+            raise CrosstaskError(
+                "a block of the vision tower was called outside a call of the tower, so that it is not known which "
+                "question its images belong to"
+            )
+        return self._now[-1]
+
+    @contextlib.contextmanager
+    def within(self, one: Pass) -> Iterator[None]:
+        """Run something in a pass."""
+        self._now.append(one)
+        try:
+            yield
+        finally:
+            self._now.pop()
+
+    def enter(self, tower: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> None:
+        """Hook before the tower's forward."""
+        named = _named(tower, args, given)
+        grid = named.get("grid_thw")
+        if grid is not None:
+            counts = grid.prod(dim=-1).cpu()
+            images = len(counts)
+        else:
+            counts, images = None, len(named.get("pixel_values", next(iter(named.values()))))
+        text = None if self.slot is None else self.slot.current(images).of_images
+        self._now = [Pass(images, text, counts)]  # what a pass that failed may have left is gone
+        for block in self.blocks:
+            if getattr(block, "gradient_checkpointing", False):
+                function = getattr(block, CHECKPOINT)
+                if not isinstance(function, _Keeping):
+                    setattr(block, CHECKPOINT, _Keeping(function, self))
+
+    def leave(self, *_: Any) -> None:
+        """Hook after the tower's forward, also when it failed."""
+        self._now = []
+        for block in self.blocks:
+            if isinstance(function := getattr(block, CHECKPOINT, None), _Keeping):
+                setattr(block, CHECKPOINT, function.function)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TowerPasses:
+        return self
+
+
+class _Keeping:
+    """A checkpointing function whose calls are run again in the pass that they were made in."""
+
+    def __init__(self, function: Callable[..., Any], passes: TowerPasses) -> None:
+        self.function, self.passes = function, passes
+
+    def __call__(self, block: Callable[..., Any], *args: Any, **named: Any) -> Any:
+        one = self.passes.current()
+
+        def kept(*again: Any, **more: Any) -> Any:
+            with self.passes.within(one):
+                return block(*again, **more)
+
+        return self.function(kept, *args, **named)
+
+
+def _named(tower: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> dict[str, Any]:
+    names = inspect.signature(tower.forward).parameters
+    return dict(zip(names, args, strict=False)) | given
