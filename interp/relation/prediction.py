@@ -142,29 +142,37 @@ def prediction_tables(
 
     Returns:
         Means over targets: predictor, kind, made_of, metric, value, low, high (95 %), random (the value of a random
-        order), minus_source_mean, minus_low, minus_high (paired by target; of regret less is better), targets. And a
-        row for each predictor and target: predictor, target, and METRICS.
+        order), minus_source_mean, minus_low, minus_high (paired by target; of regret less is better), targets (those
+        that sources differ for). And a row for each predictor and target: predictor, target, and METRICS.
     """
     transfer = runs.mean(0)
     every = [(p.name, p.kind, ", ".join(p.made_of), by_target(transfer, p.scores)) for p in predictors]
     ceiling = run_ceiling(runs)
     if ceiling is not None:
         every.append((OTHER_RUNS, CEILING, "", ceiling))
-    values = np.array([found for *_, found in every])  # predictors, targets, metrics
-    defined = ~np.isnan(values).any((0, 2))
     names = [name for name, *_ in every]
-    against = values - values[names.index(SOURCE_MEAN)]
-    drawn = bootstrap_means(np.moveaxis(np.stack([values, against]), 2, 0)[defined], resamples=_RESAMPLES, seed=seed)
-    low, high = percentiles(drawn)
-    mean, difference = values[:, defined].mean(1), against[:, defined].mean(1)
-    rows = [
-        {"predictor": name, "kind": kind, "made_of": made_of, "metric": metric, "value": mean[p, m]}
-        | {"low": low[0, p, m], "high": high[0, p, m], "random": mean[names.index(TARGET_MEAN), m]}
-        | {"minus_source_mean": difference[p, m], "minus_low": low[1, p, m], "minus_high": high[1, p, m]}
-        | {"targets": int(defined.sum())}
-        for p, (name, kind, made_of, _) in enumerate(every)
-        for m, metric in enumerate(METRICS)
-    ]
+    values = np.array([found for *_, found in every])  # predictors, targets, metrics
+    # Where all sources do alike there is nothing to rank; in half of the runs that is so for more targets.
+    known = ~np.isnan(values).any(2)
+    rows = []
+    for mask in np.unique(known[known.any(1)], axis=0)[::-1]:
+        among = values[:, mask]
+        against = among - among[names.index(SOURCE_MEAN)]
+        members = np.flatnonzero((known == mask).all(1))
+        drawn = bootstrap_means(
+            np.moveaxis(np.stack([among, against])[:, members], 2, 0), resamples=_RESAMPLES, seed=seed
+        )
+        low, high = percentiles(drawn)
+        random = among[names.index(TARGET_MEAN)].mean(0)
+        rows += [
+            dict(zip(("predictor", "kind", "made_of"), every[p][:3], strict=True))
+            | {"metric": metric, "value": among[p, :, m].mean(), "low": low[0, at, m], "high": high[0, at, m]}
+            | {"random": random[m], "minus_source_mean": against[p, :, m].mean()}
+            | {"minus_low": low[1, at, m], "minus_high": high[1, at, m], "targets": int(mask.sum())}
+            for at, p in enumerate(members)
+            for m, metric in enumerate(METRICS)
+        ]
+    rows.sort(key=lambda row: names.index(str(row["predictor"])))
     each = [
         {"predictor": name, "target": task} | dict(zip(METRICS, found[j].tolist(), strict=True))
         for name, _, _, found in every

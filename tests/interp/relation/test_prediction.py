@@ -117,6 +117,23 @@ def test_tables_hold_baselines_against_a_random_order_and_the_ceiling() -> None:
     )
 
 
+def test_target_that_one_run_leaves_alone_is_out_of_the_ceiling_only() -> None:
+    """In one of two runs no source changes task 0: halves have no ranking of it, the mean over runs has."""
+    runs = np.random.default_rng(4).normal(size=(2, 6, 6))
+    runs[1, :, 0] = 0.0
+    table, each = prediction_tables(baselines(runs.mean(0), None), runs, tasks=list("abcdef"))
+    counts = table.groupby("predictor")["targets"].first()
+    assert counts.to_dict() == {TARGET_MEAN: 6, SOURCE_MEAN: 6, OTHER_RUNS: 5}
+    ceiling = table[(table["predictor"] == OTHER_RUNS) & (table["metric"] == "spearman")].iloc[0]
+    rest = each[(each["predictor"] == OTHER_RUNS) & (each["target"] != "a")]
+    assert ceiling["value"] == pytest.approx(rest["spearman"].mean())
+    source = each[(each["predictor"] == SOURCE_MEAN) & (each["target"] != "a")]["spearman"]
+    assert ceiling["minus_source_mean"] == pytest.approx((rest["spearman"].to_numpy() - source.to_numpy()).mean())
+    runs[1] = 0.0  # the other run knows nothing at all
+    table, _ = prediction_tables(baselines(runs.mean(0), None), runs, tasks=list("abcdef"))
+    assert OTHER_RUNS not in set(table["predictor"])
+
+
 def test_one_run_has_no_ceiling() -> None:
     y = np.random.default_rng(0).normal(size=(6, 6))
     found, _ = prediction_tables(baselines(y, None), y[None], tasks=list("abcdef"))
