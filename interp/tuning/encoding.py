@@ -44,6 +44,7 @@ class Encoded:
         text: what was tokenised, pictures expanded; without the beginning of sequence.
         template: whether the model's chat template or the plain form was used.
         questions: the human turns, as they were given.
+        task: the name of the task that it belongs to, where that is known.
     """
 
     input_ids: Int[Tensor, " T"]
@@ -53,6 +54,7 @@ class Encoded:
     text: str
     template: Literal["chat", "plain"]
     questions: tuple[str, ...] = ()
+    task: str | None = None
 
     @property
     def n_tokens(self) -> int:

@@ -36,6 +36,7 @@ from interp.tuning.dataset import (
     as_example,
     data_fingerprint,
     encode_all,
+    labels_fingerprint,
     task_file,
     training_examples,
     training_order,
@@ -45,6 +46,7 @@ from interp.tuning.features import FeatureStore, covered_store
 from interp.tuning.pixels import pixel_limits
 from interp.tuning.quantised import unpacked
 from interp.tuning.strategies import Strategy, strategy
+from interp.tuning.surgery_trainer import SurgeryTrainer
 from interp.tuning.trainer import (
     Progress,
     Snapshots,
@@ -143,7 +145,9 @@ def finetune(
 def _data_settings(config: TuneConfig, examples: Sequence[Learnable] | None) -> dict[str, str]:
     """What else decides the numbers: data that the settings do not determine."""
     if examples is not None:
-        return {"data": data_fingerprint([as_example(example) for example in examples])}
+        given = [as_example(example) for example in examples]
+        apart = {} if config.surgery == "none" else {"tasks": labels_fingerprint(given)}
+        return {"data": data_fingerprint(given), **apart}
     path = task_file(config.task)
     return {"data": sha256_of(path)} if path is not None else {}
 
@@ -163,7 +167,8 @@ def _train(
     with arguments.main_process_first(local=False, desc="vision features"):
         store = _store(config, chosen, data)
     order = training_order([e.n_tokens for e in data], steps=steps, batch=config.batch, seed=config.order_seed)
-    trainer = TuneTrainer(chosen, arguments, OrderedData(data, order), store, [])
+    kind = TuneTrainer if config.surgery == "none" else SurgeryTrainer
+    trainer = kind(chosen, arguments, OrderedData(data, order), store, [])
 
     def write(folder: Path, curve: list[dict[str, float]]) -> dict[str, Any]:
         state = trainer.trained_state()

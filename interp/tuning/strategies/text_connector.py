@@ -55,7 +55,8 @@ class RoutedConnector(nn.Module):
 
     def forward(self, features: Float[Tensor, "I N D"], *args: Any, **kwargs: Any) -> Float[Tensor, "I M D_out"]:
         texts = self._slot.current(len(features)).of_images
-        weights = torch.softmax(self.router(texts.to(self.router.weight.dtype)).float(), -1)  # [I, E]
+        scores = self.router(texts.to(self.router.weight.dtype))
+        weights = torch.softmax(scores.to(torch.promote_types(scores.dtype, torch.float32)), -1)  # [I, E]
         total: Any = 0
         for index, expert in enumerate(self.experts):
             made = expert(features, *args, **kwargs)
