@@ -46,8 +46,8 @@ DESCRIBED: Mapping[str, Described] = MappingProxyType(
     {
         "visual_similarity": Described(
             r"Which image is most similar to the first image in shapes and layout\?",
-            "There are three pictures, each with some shapes. Take the first image as the reference. Which of the other "
-            "two resembles it more in its shapes and in where they are?",
+            "There are three pictures. Take the first image as the reference. Which of the other two resembles it more "
+            "in its shapes and their layout?",
         ),
         "counting": Described(
             r"How many (.+) shapes are there\?",
@@ -58,7 +58,7 @@ DESCRIBED: Mapping[str, Described] = MappingProxyType(
             r"Which point is closer to the camera\?",
             "Two points are circled in the picture and labelled A and B. Consider how far each lies from the viewer. "
             "Which of the two is nearer to the camera?",
-            {"A is closer": "Point A", "B is closer": "Point B"},
+            {"A is closer": "the point at A", "B is closer": "the point at B"},
         ),
         "jigsaw": Described(
             r"Which image is the missing lower right corner of the first image\?",
@@ -102,9 +102,9 @@ DESCRIBED: Mapping[str, Described] = MappingProxyType(
         ),
         "relative_reflectance": Described(
             r"Ignoring the shadows, which surface is darker\?",
-            "Two points are circled in the picture and labelled A and B. Consider the colour of the surfaces "
-            "themselves, without light and shade. Which point lies on the darker one?",
-            {"A is darker": "Point A", "B is darker": "Point B", "About the same": "Neither"},
+            "Two points are circled in the picture and labelled A and B. Consider the surfaces themselves and not how "
+            "they are lit. Which point lies on the one that reflects less?",
+            {"A is darker": "the point at A", "B is darker": "the point at B", "About the same": "neither of them"},
         ),
         "forensic_detection": Described(
             r"Which image is most likely real, with nothing faked\?",
