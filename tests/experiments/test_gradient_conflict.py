@@ -15,7 +15,7 @@ from figures import conflict as figures
 from tests.places import Place, killed, refuses, start
 
 TABLES = ("alignment", "differences", "conflict", "pairs", "gradients", "distance", "distance_summary")
-ARMS = ("vision_full", "full")
+ARMS = ("vision_full", "covft:text=hashing")
 SMALL = (
     "--arms", *ARMS, "--tasks", "counting", "RD", "--micro-batch", 2, "--micro-batches", 3, "--points", 0, 0.5, 1,
     "--steps", 4, "--batch", 2, "--examples", 8, "--learning-rate", 1e-2, "--difficulty", 0, "--size", 32,

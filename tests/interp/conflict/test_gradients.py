@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
 import numpy as np
 import pytest
 import torch
 
 from interp.conflict.distance import distances
-from interp.conflict.gradients import gradient_grams
+from interp.conflict.gradients import Grams, gradient_grams
 from interp.conflict.places import chosen_layers, common_places
 from interp.errors import CrosstaskError
 from interp.models.base import Model
 from interp.tuning.batch import collate
+from interp.tuning.config import TuneConfig
 from interp.tuning.encoding import Encoded, encode
+from interp.tuning.strategies.covft import CoVFT
 from interp.tuning.trainer import answer_loss
 from tests import tiny
 
@@ -84,3 +89,38 @@ def test_distances_are_relative_and_displacements_have_a_cosine() -> None:
     assert found["x@0", "y@0", 0]["cosine"] == pytest.approx(0.0)
     assert np.isnan(found["x@0", "y@0", 1]["cosine"])  # nothing moved there
     assert found["x@0", "y@0", -1]["distance"] == pytest.approx((2 / 26) ** 0.5)
+
+
+def experts_of(model: Model, **options: object) -> tuple[CoVFT, list[list[Encoded]]]:
+    """A CoVFT strategy on the model, and micro-batches of two conversations."""
+    rows = rows_of(model, 6)
+    config = TuneConfig(task="mixture", strategy="covft", options={"text": "hashing", **options})
+    return CoVFT(model, config), [rows[:2], rows[2:4], rows[4:]]
+
+
+def grams_of(model: Model, chosen: CoVFT, batches: list[list[Encoded]]) -> Grams:
+    def context(rows: Sequence[Encoded]) -> AbstractContextManager[None]:
+        return chosen.context(chosen.text_inputs(["what?"] * len(rows), list(range(len(rows)))))
+
+    return gradient_grams(model, batches, common_places(model, (1,)), context=context)[0]
+
+
+def test_summed_experts_have_the_gradient_of_the_network_they_are_copies_of(model: Model) -> None:
+    rows = rows_of(model, 6)
+    before, _ = gradient_grams(model, [rows[:2], rows[2:4], rows[4:]], common_places(model, (1,)))
+    chosen, batches = experts_of(model)
+    found = grams_of(model, chosen, batches)
+    chosen.detach()
+    np.testing.assert_allclose(found["summed", 1], before["summed", 1], rtol=1e-6)
+    assert not np.allclose(found["apart", 1], before["summed", 1], rtol=1e-3)
+
+
+def test_uniform_experts_side_by_side_are_one_network_but_for_a_factor(model: Model) -> None:
+    """So cosines of the feed-forward part gain nothing without a router."""
+    rows = rows_of(model, 6)
+    batches = [rows[:2], rows[2:4], rows[4:]]
+    before, _ = gradient_grams(model, batches, common_places(model, (1,), ("ffn",)))
+    chosen, _ = experts_of(model, routing="uniform", num_experts=4)
+    found, _ = gradient_grams(model, batches, common_places(model, (1,), ("ffn",)))
+    chosen.detach()
+    np.testing.assert_allclose(found["apart", 1], before["summed", 1] / 4, rtol=1e-6)

@@ -1,0 +1,87 @@
+"""What a study of contextual vectors is asked to do."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from interp.context_vectors.reading import NEUTRAL
+from interp.errors import CrosstaskError
+from interp.models.base import Model
+from interp.tasks.perception.registry import perception_task
+from interp.tuning.dataset import picture_side
+from interp.tuning.matrix.plan import task_of
+
+
+@dataclass(frozen=True)
+class ClusterSettings:
+    """Everything that decides the numbers of the clusters.
+
+    Attributes:
+        model: name of the model.
+        adapter: sha256 of the adapter's weights.
+        tasks: "task" or "task/form" of procedural tasks, or files of items.
+        forms: "own" asks each task in the form that is named, "all" in every form that it has.
+        items: of each task and form, from the test split.
+        clusters: k of k-means.
+        layer: CoVFT layer; -1 for the last.
+        nearest: samples that are shown of each cluster.
+        neutral: the sentence that stands for every question where the picture alone should decide.
+        shuffles: of labels, permutations of items.
+        difficulty: of drawn items, 0 to 1.
+        size: side of their pictures in pixels; resolved to what the model's tower takes.
+        seed: of the items, k-means and resampling.
+    """
+
+    model: str
+    adapter: str
+    tasks: tuple[str, ...]
+    forms: Literal["own", "all"] = "own"
+    items: int = 40
+    clusters: int = 10
+    layer: int = -1
+    nearest: int = 4
+    neutral: str = NEUTRAL
+    shuffles: int = 199
+    difficulty: float = 0.5
+    size: int = 0
+    seed: int = 1000
+
+    def __post_init__(self) -> None:
+        if len(set(self.tasks)) < max(2, len(self.tasks)):
+            raise CrosstaskError(f"tasks {', '.join(self.tasks) or '(none)'}: expected two or more, each once")
+        if self.items < 2 or self.nearest < 1 or self.shuffles < 1:
+            raise CrosstaskError(
+                f"{self.items} items, {self.nearest} nearest samples and {self.shuffles} shuffles: expected at least "
+                "2, 1 and 1"
+            )
+        if not 2 <= self.clusters < self.items * len(self.asked):
+            raise CrosstaskError(
+                f"{self.clusters} clusters of {self.items * len(self.asked)} items; expected 2 or more, and fewer than "
+                "items"
+            )
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """Tasks with their forms, as they are asked."""
+        if self.forms == "own":
+            return self.tasks
+        found = [
+            f"{task}/{form}" for task in dict.fromkeys(map(task_of, self.tasks)) for form in perception_task(task).forms
+        ]
+        return tuple(found)
+
+    def labels_of(self, asked: str) -> tuple[str, str]:
+        """Task and form of what is asked."""
+        task, _, form = asked.partition("/")
+        if not form and task_of(asked) == asked:
+            form = perception_task(task).form
+        return task_of(asked), form or "own"
+
+    def resolve(self, model: Model) -> ClusterSettings:
+        """With the size of pictures that the model decides."""
+        return replace(self, size=self.size or picture_side(model))
+
+    def config(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
