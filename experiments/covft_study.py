@@ -62,6 +62,8 @@ class Arguments:
     """Seed of the test items."""
     size: Annotated[int | None, arg("PIXELS", "the tower's")] = None
     """Side of drawn pictures."""
+    wording: Literal["brief", "described"] = "brief"
+    """How tasks ask, in training and in evaluation; see interp/tasks/perception/wording.py."""
     difficulty: float = 0.5
     """Of tasks that --difficulties does not name: 0 (easiest) to 1."""
     difficulties: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -136,6 +138,7 @@ def settings_of(arguments: Arguments) -> "StudySettings":
         items=arguments.items,
         data_seed=arguments.data_seed,
         size=arguments.size,
+        wording=arguments.wording,
         shifts=arguments.shifts,
         loading=arguments.loading.config(),
         difficulties=difficulties,
@@ -188,7 +191,9 @@ def requests_of(arguments: Arguments, settings: "StudySettings", work: "StudyWor
     every, found = tasks_of(arguments), []
     tasks = every[: len(arguments.tasks)]
     for table in dict.fromkeys(arguments.table):
-        matched, counts = matched_arms(Counter(settings, work, tasks)) if table == "I" else ((), {})
+        matched, counts = (
+            matched_arms(Counter(settings, work, tasks, arguments.arms.text)) if table == "I" else ((), {})
+        )
         plan = make_plan(table, every if table == "H" else tasks, arguments.arms, matched=matched)
         for cell in plan.cells:
             work.config(make_unit(settings, cell, 0))  # says what is wrong before anything is trained

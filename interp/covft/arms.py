@@ -15,7 +15,7 @@ An arm's name is the same wherever it stands, so that tables share what is train
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from interp.covft.options import StudyOptions
@@ -24,7 +24,8 @@ from interp.errors import CrosstaskError
 FROZEN = "frozen"
 """The model as it was, which every table has as its baseline; nothing is trained."""
 COVFT, FREEZE, FULL, LORA = "covft", "vision_freeze", "vision_full", "vision_lora"
-SURGERY = ("pcgrad", "cagrad")
+DEFAULT_EXPERTS, DEFAULT_TEXT = 4, "minilm"
+"""Of CoVFT."""
 
 
 @dataclass(frozen=True)
@@ -119,11 +120,22 @@ def make_plan(table: str, tasks: Sequence[str], options: StudyOptions, *, matche
     """
     mixture = tuple(tasks)
     if table == "H":
-        return _types(mixture, options)
-    arms, reference = _arms(table, options, matched)
-    fractions = options.fractions if table == "G" else (1.0,)
-    cells = (Cell(arm, mixture, fraction) for fraction in fractions for arm in arms)
-    return Plan(table, reference, tuple(cells))
+        made = _types(mixture, options)
+    else:
+        arms, reference = _arms(table, options, matched)
+        fractions = options.fractions if table == "G" else (1.0,)
+        made = Plan(table, reference, tuple(Cell(arm, mixture, fraction) for fraction in fractions for arm in arms))
+    return replace(made, cells=tuple(replace(cell, arm=reading(cell.arm, options.text)) for cell in made.cells))
+
+
+def reading(arm: Arm, encoder: str) -> Arm:
+    """An arm whose tower reads questions through an encoder, if it reads them at all."""
+    from interp.tuning.strategies import strategy
+
+    known = {option.name for option in fields(strategy(arm.training["strategy"]).Options)}
+    if "text" not in known or encoder == DEFAULT_TEXT:
+        return arm
+    return replace(arm, training={**arm.training, "options": {**arm.training.get("options", {}), "text": encoder}})
 
 
 def _arms(table: str, options: StudyOptions, matched: Sequence[Arm]) -> tuple[tuple[Arm, ...], str]:
@@ -165,7 +177,3 @@ def _types(tasks: tuple[str, ...], options: StudyOptions) -> Plan:
 def _experts(number: int) -> Arm:
     """CoVFT with a number of experts; the default number is the arm of the other tables."""
     return covft() if number == DEFAULT_EXPERTS else covft(num_experts=number)
-
-
-DEFAULT_EXPERTS = 4
-"""Of CoVFT, as in the paper."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from interp.covft.arms import COVFT, FULL, Arm, Cell, covft, lora, plain_arm
+from interp.covft.arms import COVFT, DEFAULT_TEXT, FULL, Arm, Cell, covft, lora, plain_arm, reading
 from interp.covft.plan import StudySettings, make_unit
 from interp.covft.work import StudyWork
 from interp.models.base import Model
@@ -28,14 +28,16 @@ class Counter:
         settings: of the study.
         work: holds the model.
         tasks: any mixture, for the runner's configuration.
+        text: the question's encoder.
     """
 
     settings: StudySettings
     work: StudyWork
     tasks: tuple[str, ...]
+    text: str = DEFAULT_TEXT
 
     def __call__(self, arm: Arm) -> int:
-        unit = make_unit(self.settings, Cell(arm, self.tasks), 0)
+        unit = make_unit(self.settings, Cell(reading(arm, self.text), self.tasks), 0)
         return trained_parameters(self.work.model, self.work.config(unit))
 
 

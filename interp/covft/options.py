@@ -41,6 +41,8 @@ class StudyOptions:
     """H: how many types of task are mixed."""
     balance: float = 0.01
     """C: weight of the balancing loss in the arm that has one."""
+    text: str = "minilm"
+    """The question's encoder in all arms that read it: minilm, hashing, or the hub id of one like BERT."""
 
     def __post_init__(self) -> None:
         for name in ("strategies", "layers", "experts", "fractions", "types"):

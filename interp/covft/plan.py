@@ -19,6 +19,7 @@ from typing import Any
 
 from interp.covft.arms import FROZEN, Arm, Cell, Plan
 from interp.errors import CrosstaskError
+from interp.tasks.perception.wording import Wording
 from interp.tuning.matrix.plan import DIFFICULTY, Job, form_of, percent, plain, task_of
 
 UNITS, REQUESTS = "units", "requests"
@@ -34,6 +35,7 @@ class StudySettings:
         items: test items of each task.
         data_seed: of the test items.
         size: side of a drawn picture in pixels; by default the one that the model's tower takes.
+        wording: how tasks ask, in training and in evaluation (:mod:`interp.tasks.perception.wording`).
         shifts: whether a choice is averaged over all shifts of the options.
         loading: what of loading the model decides the numbers.
         difficulties: task -> difficulty, 0 to 1; a folder may grow by tasks, so it is held to by each unit.
@@ -44,6 +46,7 @@ class StudySettings:
     items: int = 200
     data_seed: int = 0
     size: int | None = None
+    wording: Wording = "brief"
     shifts: bool = True
     loading: Mapping[str, Any] = field(default_factory=dict)
     difficulties: Mapping[str, float] = field(default_factory=dict)
@@ -153,6 +156,7 @@ def training_job(unit: Unit) -> Job:
             "model": config["model"],
             "loading": config["loading"],
             "size": config["size"],
+            "wording": config["wording"],
             "source": mixture_label(config["tasks"]),
             "shares": {task: 1 / len(config["tasks"]) for task in config["tasks"]},
             "difficulties": config["difficulties"],
@@ -175,6 +179,7 @@ def evaluation_job(unit: Unit, task: str) -> Job:
         "split": "test",
         "data_seed": config["data_seed"],
         "size": config["size"],
+        "wording": config["wording"],
         "difficulty": config["difficulties"][task],
         "scoring": "choice",
         "shifts": config["shifts"],

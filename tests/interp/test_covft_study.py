@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from interp.covft import expectations
-from interp.covft.arms import FULL, QUESTIONS, Arm, Cell, Plan, covft, make_plan, plain_arm
+from interp.covft.arms import FULL, QUESTIONS, Cell, Plan, covft, lora, make_plan, plain_arm
 from interp.covft.expectations import EXPECTATIONS, Term, answer, answered, contrast
 from interp.covft.options import StudyOptions
 from interp.covft.plan import Request, StudySettings, Unit, make_unit, make_units, read_requests, training_job
@@ -83,7 +83,7 @@ def test_arms_of_expectations_are_those_of_their_table(table: str) -> None:
     """A name that is spelt otherwise in the plan would quietly never be answered."""
     from fnmatch import fnmatchcase
 
-    made = make_plan(table, TASKS, StudyOptions(types=(2, 4)), matched=[Arm("vision_lora r=9")])
+    made = make_plan(table, TASKS, StudyOptions(types=(2, 4)), matched=[lora(9)])
     names = {cell.arm.name for cell in made.cells}
     for expectation in EXPECTATIONS:
         if expectation.table == table:
