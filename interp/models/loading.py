@@ -38,6 +38,8 @@ PERCEPTION = "perception"
 """The model that sees what perception tasks ask about; no language model."""
 SHIPPED = (*BUNDLED, PERCEPTION)
 """Models that come with the package."""
+STRATEGY_MARK = "crosstask_strategy"
+"""In a model's configuration while its tower holds modules that its class does not know."""
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 
 Parts: TypeAlias = tuple[PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin | None, str]
@@ -88,6 +90,20 @@ def load_parts(name: str, options: LoadOptions) -> Parts:
         raise CrosstaskError(f"model {name!r} was not quantised to {options.quantize}, as was asked")
     module = module if placed is not None else module.to(place)
     return module.eval(), tokenizer, processor, _as_held(_fingerprint(name, module, options.revision), options)
+
+
+def _refuse_changed(name: str, config: PretrainedConfig) -> None:
+    """A model that was saved with a strategy's modules in it: its class would draw the parts it misses anew.
+
+    Raises:
+        CrosstaskError: its configuration has a strategy's mark.
+    """
+    if (strategy := getattr(config, STRATEGY_MARK, None)) is not None:
+        raise CrosstaskError(
+            f"{name!r} was saved while strategy {strategy!r} was at work in its vision tower, whose modules a plain "
+            f"{config.model_type} does not have: load the base model, and attach the adapter's folder to it "
+            "(interp.tuning.adapters.attached)"
+        )
 
 
 def _refuse_for_shipped(name: str, options: LoadOptions) -> None:
@@ -200,12 +216,17 @@ def _device(device: str) -> torch.device:
 def _config(name: str, hub: dict[str, Any]) -> PretrainedConfig:
     """The configuration behind a name; a name that leads nowhere is answered with its nearest neighbours."""
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        if (Path(name) / "run.json").is_file() or (Path(name) / "vision_config.json").is_file():
+            raise CrosstaskError(
+                f"folder {name!r} holds an adapter and not a model: load its base model, and attach the folder to it "
+                "(interp.tuning.adapters.attached)"
+            )
         raise CrosstaskError(f"folder {name!r} holds no config.json, so it is not a saved model")
     typo = difflib.get_close_matches(name, SHIPPED, n=1, cutoff=0.8)
     if typo and not Path(name).exists():  # the hub would be asked for half a minute
         raise CrosstaskError(f"no model {name!r}: did you mean {typo[0]!r}?")
     try:
-        return AutoConfig.from_pretrained(name, **hub)
+        config = AutoConfig.from_pretrained(name, **hub)
     except (OSError, ValueError, KeyError) as error:
         if "trust_remote_code" in str(error):
             raise CrosstaskError(
@@ -217,6 +238,8 @@ def _config(name: str, hub: dict[str, Any]) -> PretrainedConfig:
             f"no model {name!r}: it is none of {', '.join(map(repr, SHIPPED))}, no local folder, and could not be "
             f"read from the hub ({_first_line(error)}); did you mean {' or '.join(map(repr, nearest))}?"
         ) from error
+    _refuse_changed(name, config)
+    return config
 
 
 def _first_line(error: BaseException) -> str:

@@ -31,7 +31,7 @@ from interp.tasks.perception.items import PerceptionItem
 from interp.tuning.evaluation.packing import Pack, Reading, batches, collate_packs, packed
 from interp.tuning.evaluation.reading import ItemReader
 from interp.tuning.evaluation.records import Record, choice_record
-from interp.tuning.evaluation.vision import last_logits, vision_for
+from interp.tuning.evaluation.vision import asked, last_logits, vision_for
 from interp.tuning.features import FeatureStore
 
 Progress = Callable[[int], object]
@@ -171,7 +171,8 @@ def _run(choices: Choices, group: Sequence[int]) -> Iterator[tuple[Site, Float[T
     model, packs = choices.model, [choices.packs[index] for index in group]
     batch = collate_packs(packs, pad_id=model.pad_id, dtype=model.dtype, device=model.device)
     columns = max(batch.last, choices.tail)
-    logits = last_logits(model, choices.vision.join(batch.inputs, batch.pictures), columns)
+    with asked(model, [choices.items[choices.sites[index][0][0]] for index in group], batch):
+        logits = last_logits(model, choices.vision.join(batch.inputs, batch.pictures), columns)
     for index, row in zip(group, logits, strict=True):
         sites = choices.sites[index]
         if len(sites) == 1:

@@ -23,7 +23,7 @@ from interp.tuning.evaluation.forced_choice import Vision
 from interp.tuning.evaluation.packing import Pack, batches, collate_packs
 from interp.tuning.evaluation.reading import ItemReader
 from interp.tuning.evaluation.records import Record
-from interp.tuning.evaluation.vision import last_logits, vision_for
+from interp.tuning.evaluation.vision import asked, last_logits, vision_for
 from interp.tuning.features import FeatureStore
 
 MAX_NEW_TOKENS = 16
@@ -97,8 +97,10 @@ def replies(questions: Questions, *, progress: Callable[[int], object] | None = 
     for group in questions.groups:
         packs = [questions.packs[index] for index in group]
         batch = collate_packs(packs, pad_id=model.pad_id, dtype=model.dtype, device=model.device)
-        inputs, cache = questions.vision.join(batch.inputs, batch.pictures), new_cache(model)
-        logits = last_logits(model, inputs, 1, past_key_values=cache, use_cache=True)[:, -1]
+        cache = new_cache(model)
+        with asked(model, [questions.items[index] for index in group], batch):
+            inputs = questions.vision.join(batch.inputs, batch.pictures)
+            logits = last_logits(model, inputs, 1, past_key_values=cache, use_cache=True)[:, -1]
         answers = Answers(model, len(group), max_new_tokens=questions.max_new_tokens, stop=None)
         ends = [int(pack.readings[0].token_inputs["position_ids"].reshape(-1, pack.n_tokens)[0, -1]) for pack in packs]
         decode(model, answers, range(len(group)), cache, batch.inputs["attention_mask"], ends, logits)

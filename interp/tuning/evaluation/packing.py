@@ -161,12 +161,14 @@ class PackBatch:
         pictures: keys of all pictures in reading order, row by row.
         last: how many last columns hold last tokens; each row holds its own in the last ones.
         n_readings: readings of each row.
+        owner: the row of each picture.
     """
 
     inputs: dict[str, Tensor]
     pictures: list[str]
     last: int
     n_readings: tuple[int, ...]
+    owner: tuple[int, ...] = ()
 
     def of_rows(self, logits: Float[Tensor, "B N V"]) -> list[Float[Tensor, "n V"]]:
         """For each row the logits of its readings."""
@@ -206,6 +208,7 @@ def collate_packs(
         [key for pack in packs for key in pack.pictures],
         last,
         tuple(len(pack.readings) for pack in packs),
+        tuple(row for row, pack in enumerate(packs) for _ in pack.pictures),
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -21,9 +22,12 @@ from torch import Tensor
 from interp.errors import CrosstaskError
 from interp.images import Image
 from interp.models.base import Model
-from interp.tuning.evaluation.packing import Pack, collate_packs
+from interp.tasks.perception.items import PerceptionItem
+from interp.tuning.adapters import adapter_at_work
+from interp.tuning.evaluation.packing import Pack, PackBatch, collate_packs
 from interp.tuning.evaluation.reading import ItemReader
 from interp.tuning.features import TOLERANCE, FeatureStore, embed, image_features, uncovered
+from interp.tuning.text_context import context_text
 
 TOWER_BATCH = 8
 """Pictures that go through the tower together."""
@@ -34,6 +38,23 @@ logger = logging.getLogger(__name__)
 
 _exact: WeakKeyDictionary[Model, bool] = WeakKeyDictionary()
 """Whether kept features have been found to give a model's own logits."""
+
+
+def asked(model: Model, items: Sequence[PerceptionItem], batch: PackBatch) -> AbstractContextManager[None]:
+    """While a batch runs, the adapter at work is told what is asked of its pictures, if its tower reads that.
+
+    The text is the question without its options (:func:`interp.tuning.text_context.context_text`), so that it is the
+    same for all shifts of an item, whose pictures are then encoded once.
+
+    Args:
+        model: with whatever adapter is at work.
+        items: of each row.
+        batch: the rows.
+    """
+    adapter = adapter_at_work(model)
+    if not adapter.reads_text or not batch.pictures:
+        return nullcontext()
+    return adapter.context([context_text(item.prompt) for item in items], batch.owner)
 
 
 class PixelVision:

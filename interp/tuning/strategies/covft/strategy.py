@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from interp.errors import CrosstaskError
+from interp.models.loading import STRATEGY_MARK
 from interp.tuning.strategies.covft.mixture import Mixture
 from interp.tuning.strategies.covft.options import CoVFTOptions
 from interp.tuning.strategies.covft.tower import TowerPasses
@@ -132,20 +133,16 @@ def block_norms(blocks: nn.ModuleList) -> dict[str, nn.Parameter]:
     }
 
 
-MARK = "crosstask_strategy"
-"""In a model's configuration while its tower holds modules that its class does not know."""
-
-
 class _Mark:
     def __init__(self, config: Any, name: str) -> None:
         self.config, self.name = config, name
 
     def on(self) -> None:
-        setattr(self.config, MARK, self.name)
+        setattr(self.config, STRATEGY_MARK, self.name)
 
     def off(self) -> None:
         with contextlib.suppress(AttributeError):
-            delattr(self.config, MARK)
+            delattr(self.config, STRATEGY_MARK)
 
 
 def mark_config(graft: Graft, module: Any, name: str) -> None:
