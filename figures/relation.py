@@ -22,6 +22,7 @@ KINDS = {"baseline": "#777777", "similarity": "#0072B2", "combination": "#D55E00
 METRICS = {"spearman": "Spearman", "ndcg": "NDCG", "regret": "regret of the first three"}
 _NAMED = 4
 _STYLES = ("-", "--", ":", "-.")
+_MARKERS = ("o", "s", "^", "D", "v", "x")
 _SAME = "#D55E00"
 _OTHER = "#0072B2"
 
@@ -52,9 +53,10 @@ def scatter(pairs: pd.DataFrame, relation: pd.DataFrame, *, family: str) -> Figu
         y = mine[mine["kind"] == "transfer"]
         both = x.merge(y, on=["source", "target"], suffixes=("", "_transfer"))
         _points(ax, both, "left", "left_transfer", binary=both["value"].isin([0, 1]).all())
-        ax.set_xlabel(f"{_measure(row)}, double-centred")
+        ax.set_xlabel(f"{_measure(row)},\ndouble-centred")  # names of measures may be long
         ax.set_ylabel("transfer, double-centred")
-        said = f"r = {row['r']:.2f} [{row['low']:.2f}, {row['high']:.2f}], p = {row['p']:.2g}"
+        span = f" [{row['low']:.2f}, {row['high']:.2f}]" if np.isfinite(row["low"]) else ""
+        said = f"r = {row['r']:.2f}{span}, p = {row['p']:.2g}"
         ax.set_title(f"{model}: {said}" if len(chosen) > 1 else said, fontsize=9, loc="left")
     return figure
 
@@ -127,7 +129,8 @@ def layer_curves(relation: pd.DataFrame) -> Figure | None:
             for index, (measure, curve) in enumerate(members.groupby("measure", sort=False)):
                 ordered = curve.assign(at=curve["layer"].astype(int)).sort_values("at")
                 style = {"color": FAMILIES[family], "linestyle": _STYLES[index % len(_STYLES)], "linewidth": 1.4}
-                ax.plot(ordered["at"], ordered["r"], marker="o", markersize=3, label=measure, **style)
+                style |= {"marker": _MARKERS[index // len(_STYLES) % len(_MARKERS)], "markersize": 4}
+                ax.plot(ordered["at"], ordered["r"], label=measure, **style)
         reach = float(mine["null_maxt"].iloc[0])
         ax.axhspan(-reach, reach, color="#EEEEEE", zorder=0, label="95 % of the largest of all, permuted")
         ax.axhline(0, color="#999999", linewidth=0.8)
@@ -135,7 +138,8 @@ def layer_curves(relation: pd.DataFrame) -> Figure | None:
         ax.set_xlabel("layer")
         ax.set_title(model if len(models) > 1 else "", fontsize=9, loc="left")
     axes[0].set_ylabel("correlation with transfer, double-centred")
-    axes[-1].legend(fontsize=7, frameon=False)
+    figure.set_figwidth(figure.get_figwidth() + 2.6)
+    figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside right center", fontsize=7, frameon=False)
     return figure
 
 
@@ -252,6 +256,7 @@ def _points(ax: Axes, both: pd.DataFrame, x: str, y: str, *, binary: bool = Fals
         ax.annotate(label, (row[x], row[y]), fontsize=6.5, **place)
     ax.axhline(0, color="#DDDDDD", linewidth=0.8, zorder=0)
     ax.axvline(0, color="#DDDDDD", linewidth=0.8, zorder=0)
+    ax.locator_params(nbins=5)
 
 
 def _matrix(ax: Axes, cells: pd.DataFrame, column: str, title: str) -> None:

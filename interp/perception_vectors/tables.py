@@ -140,6 +140,8 @@ def _moving(table: pd.DataFrame, main: str, layer: int) -> list[str]:
 
 
 _DIRECTED = ("cosine", "towards")
+_NOTHING = 1e-3
+"""Nats that a patch changes log p(key) by at most where it changes nothing."""
 
 
 def _patching(table: pd.DataFrame, main: str, layer: int) -> list[str]:
@@ -157,6 +159,14 @@ def _patching(table: pd.DataFrame, main: str, layer: int) -> list[str]:
     others = at[at["control"] == OTHER]
     far = others[(others["high"] < 0) | (others["low"] > 0)]
     worst = others.loc[others["log_p_change"].idxmin()]
+    of_main = table[(table["setting"] == main) & (table["control"] != "none")]
+    if of_main["log_p_change"].abs().max() < _NOTHING and not of_main["changed_rate"].any():
+        return [
+            f"No patch changes an answer, not even a random vector, after any of the blocks "
+            f"{', '.join(map(str, sorted(set(of_main['layer']))))}: what this model answers (accuracy "
+            f"{bare['accuracy'].mean():.3f}) does not go through the state that was patched, so nothing follows about "
+            "tasks. At the delimiter that may be so; try --position letter."
+        ]
     return [
         f"Patched after block {layer}, chosen on the selection split, vectors change the accuracy, which is "
         f"{bare['accuracy'].mean():.3f} without a patch, by: {said}.",

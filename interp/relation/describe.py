@@ -111,6 +111,8 @@ def _beside(mrqap: pd.DataFrame, best: pd.Series) -> list[str]:
     if not len(rows):
         return []
     row = rows.iloc[0]
+    if np.isnan(row["partial_r"]):
+        return ["Beside the covariates it cannot be tested: with so few tasks too little is left."]
     names = ", ".join(dict.fromkeys(mrqap.loc[mrqap["regression"] == COVARIATES_ALONE, "term"]))
     return [
         f"Beside the covariates ({names}) its partial correlation is {_number(row['partial_r'])} ({_p(row['p'])}), and "
@@ -137,7 +139,9 @@ def _format(tables: Tables) -> list[str]:
     )
     alone = tables["mrqap"][tables["mrqap"]["regression"] == COVARIATES_ALONE]
     said = [f"Each by itself: {listed}."]
-    if len(alone):
+    if len(alone) and np.isnan(alone["share"].iloc[0]):
+        said.append("Beside each other they cannot be told apart: with so few tasks some follow from the others.")
+    elif len(alone):
         terms = "; ".join(f"{row['term']} {_number(row['partial_r'])} ({_p(row['p'])})" for _, row in alone.iterrows())
         said.append(
             f"Together they explain {_per_cent(alone['share'].iloc[0])} of what sources and targets leave; partial "
@@ -187,13 +191,18 @@ def _over_models(row: pd.Series) -> str:
 
 
 def _of_ceiling(row: pd.Series) -> str:
-    said = "" if np.isnan(row["r_over_ceiling"]) else f"; {_number(row['r_over_ceiling'])} of the noise ceiling"
+    over = abs(row["r_over_ceiling"])
+    said = "" if np.isnan(over) else f"; {_number(over)} of the noise ceiling"
+    if over > 1:
+        said = "; more than the noise ceiling, which so few runs estimate roughly"
     if np.isnan(row["r_over_symmetric"]):
         return said
-    return f"{said}; {_number(row['r_over_symmetric'])} of what a similarity without direction can reach"
+    return f"{said}; {_number(abs(row['r_over_symmetric']))} of what a similarity without direction can reach"
 
 
 def _interval(row: pd.Series) -> str:
+    if np.isnan(row["low"]):  # nothing of the matrix is left without some task
+        return f"{_number(row['r'])} (no interval)"
     return f"{_number(row['r'])} [{_number(row['low'])}, {_number(row['high'])}]"
 
 

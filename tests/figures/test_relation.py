@@ -58,6 +58,30 @@ def test_scatter_shows_every_pair_of_the_strongest_measure() -> None:
     assert f"r = {chosen['r']:.2f}" in figure.axes[0].get_title(loc="left")
 
 
+def test_scatter_without_an_interval_says_none() -> None:
+    tables = found().tables
+    relation = tables["relation"].assign(low=np.nan, high=np.nan)
+    title = draw.scatter(tables["pairs"], relation, family="covariate").axes[0].get_title(loc="left")
+    assert "nan" not in title
+    assert "[" not in title
+
+
+def test_curves_of_many_measures_can_be_told_apart_and_are_not_under_the_legend() -> None:
+    relation = found().tables["relation"]
+    rows = relation[(relation["family"] == "task vectors") & (relation["layer"] != "pooled")]
+    many = pd.concat([relation, *(rows.assign(measure=f"vector {n}") for n in range(9))])
+    figure = draw.layer_curves(many)
+    assert figure is not None
+    ax = figure.axes[0]
+    looks = [
+        (line.get_color(), line.get_linestyle(), line.get_marker()) for line in ax.lines if len(line.get_xdata()) == 2
+    ]
+    looks = [look for look in looks if look[2] not in ("None", "")]
+    assert len(looks) == len(set(looks)) == 11
+    assert ax.get_legend() is None
+    assert len(figure.legends) == 1
+
+
 def test_heatmaps_have_sources_as_rows() -> None:
     tables = found().tables
     figure = draw.structure_heatmaps(tables["pairs"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from interp.models.base import Model
 from interp.perception_vectors.patches import Arm, patch_answers
 from interp.perception_vectors.settings import Position
 from interp.perception_vectors.states import read_states
+from interp.perception_vectors.tables import _patching
 from interp.tasks.perception.registry import perception_task
 from interp.tuning.evaluation.forced_choice import Choices, choose, prepare
 from interp.tuning.evaluation.packing import Reading
@@ -146,3 +148,24 @@ def test_states_in_a_padded_batch_equal_those_alone(model: Model) -> None:
     for place, reading in enumerate(readings):
         assert torch.allclose(together[place], read_states(model, [reading], choices.vision)[0], atol=1e-9)
     assert all(not torch.allclose(a, b) for a, b in itertools.combinations(together[0], 2))
+
+
+@pytest.mark.parametrize("reaches", [False, True])
+def test_patches_that_reach_no_answer_are_said_to_tell_nothing_of_tasks(reaches: bool) -> None:
+    rows = [
+        {"setting": "item", "layer": layer, "control": control, "source": source, "target": target, "accuracy": 0.75}
+        | {"change": 0.0, "low": 0.0, "high": 0.0, "changed_rate": 0.0}
+        | {"log_p_change": -0.5 if reaches and control == "random" else 1e-6}
+        for target, source in (("counting", "jigsaw"), ("jigsaw", "counting"))
+        for control, layers in (
+            ("none", [-1]),
+            ("other", [0, 2]),
+            ("own", [0, 2]),
+            ("mean", [0, 2]),
+            ("random", [0, 2]),
+        )
+        for layer in layers
+    ]
+    said = " ".join(_patching(pd.DataFrame(rows), "item", 2))
+    assert ("No patch changes an answer" in said) is not reaches
+    assert ("try --position letter" in said) is not reaches

@@ -14,7 +14,7 @@ import pytest
 from interp.errors import CrosstaskError
 from interp.relation import study
 from interp.relation.alignment import Transfer
-from interp.relation.describe import FORMAT, OF_UPDATES, OTHERS, PREDICTION, STRUCTURE, VECTORS
+from interp.relation.describe import FORMAT, OF_UPDATES, OTHERS, PREDICTION, STRUCTURE, VECTORS, answers
 from interp.relation.permutation import qap
 from interp.relation.robustness import jackknife_interval, leave_one_out, noise_ceiling, structure_test
 from interp.relation.study import Relation, relate
@@ -177,15 +177,26 @@ def test_what_has_no_pairs_to_tell_apart_is_left_out_and_said() -> None:
 
 
 def test_questions_are_answered_in_order(found: Relation) -> None:
-    answers = found.sentences
-    assert list(answers) == [STRUCTURE, VECTORS, OF_UPDATES, FORMAT, PREDICTION]
-    assert answers[VECTORS][0].startswith("seven: A relation is seen")
-    assert answers[OF_UPDATES][0].startswith("seven: No relation is seen")
-    assert any("There is one run" in said for said in answers[STRUCTURE])
-    assert all(said.startswith(("seven: ", "other: ")) for lines in answers.values() for said in lines)
+    said = found.sentences
+    assert list(said) == [STRUCTURE, VECTORS, OF_UPDATES, FORMAT, PREDICTION]
+    assert said[VECTORS][0].startswith("seven: A relation is seen")
+    assert said[OF_UPDATES][0].startswith("seven: No relation is seen")
+    assert any("There is one run" in line for line in said[STRUCTURE])
+    assert all(line.startswith(("seven: ", "other: ")) for lines in said.values() for line in lines)
     plain = relate({"other": pd.DataFrame(VECTOR, TASKS, TASKS)}, TRANSFER).sentences
     assert list(plain) == [STRUCTURE, VECTORS, OF_UPDATES, OTHERS, FORMAT, PREDICTION]
     assert plain[VECTORS] == ["No similarity of task vectors was given."]
+
+
+def test_sentences_give_no_interval_that_there_is_none_of_and_no_share_above_the_ceiling(found: Relation) -> None:
+    tables = {name: table.copy() for name, table in found.tables.items()}
+    tables["relation"][["low", "high"]] = np.nan
+    tables["relation"]["r_over_ceiling"] = -1.2
+    said = " ".join(line for lines in answers(tables).values() for line in lines)
+    assert "nan" not in said
+    assert "(no interval)" in said
+    assert "-1.2" not in said
+    assert "more than the noise ceiling" in said
 
 
 def test_format_alone_can_be_asked_about() -> None:
