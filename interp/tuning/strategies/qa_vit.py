@@ -23,9 +23,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from interp.errors import CrosstaskError
+from interp.tuning.strategies.checkpoints import keep_held
 from interp.tuning.strategies.registry import register
 from interp.tuning.strategies.text import ReadsText
-from interp.tuning.strategies.towers import no_more_tokens, tower_blocks, tower_width, used_blocks
+from interp.tuning.strategies.towers import no_more_tokens, tower_blocks, tower_width, used_blocks, vision_tower
 from interp.tuning.strategies.vision import VisionOptions, VisionStrategy
 from interp.tuning.text_context import ContextSlot
 
@@ -124,6 +125,7 @@ class QaVit(ReadsText, VisionStrategy):
             )
             self.graft.put(attention, out, nn.Identity())  # the projection is applied by the module around it
             self.graft.put(block, at, asked)
+        keep_held(self.graft, vision_tower(self.model)[1], blocks, self.slot)
 
 
 def _child(module: nn.Module, names: tuple[str, ...]) -> tuple[str, nn.Module]:

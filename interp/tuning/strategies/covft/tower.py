@@ -4,16 +4,15 @@ When the tower is called, a hook takes the context from the slot, counts the ima
 this one pass; when the tower is done they are let go. So nothing can be read that belongs to another pass. Towers that
 take the tokens of all images in one row (Qwen-VL) say by `grid_thw` which token is whose.
 
-Checkpointing runs a block a second time in the backward pass, after the tower's pass has ended and perhaps others have
-begun (gradient accumulation, gradients per task). Each checkpointed call therefore keeps the pass that it was made in,
-and is run again in that one.
+When gradient checkpointing runs a block again, it does so in the pass that it ran in at first
+(:mod:`interp.tuning.strategies.checkpoints`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,10 +22,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp.errors import CrosstaskError
+from interp.tuning.strategies.checkpoints import keep, let_go
 from interp.tuning.text_context import ContextSlot
-
-CHECKPOINT = "_gradient_checkpointing_func"
-"""What transformers calls a block's checkpointing function."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +105,7 @@ class TowerPasses:
         return self._now[-1]
 
     @contextlib.contextmanager
-    def within(self, one: Pass) -> Iterator[None]:
+    def given(self, one: Pass) -> Iterator[None]:
         """Run something in a pass."""
         self._now.append(one)
         try:
@@ -127,37 +124,15 @@ class TowerPasses:
             counts, images = None, len(named.get("pixel_values", next(iter(named.values()))))
         text = None if self.slot is None else self.slot.current(images).of_images
         self._now = [Pass(images, text, counts)]  # what a pass that failed may have left is gone
-        for block in self.blocks:
-            if getattr(block, "gradient_checkpointing", False):
-                function = getattr(block, CHECKPOINT)
-                if not isinstance(function, _Keeping):
-                    setattr(block, CHECKPOINT, _Keeping(function, self))
+        keep(self.blocks, self)
 
     def leave(self, *_: Any) -> None:
         """Hook after the tower's forward, also when it failed."""
         self._now = []
-        for block in self.blocks:
-            if isinstance(function := getattr(block, CHECKPOINT, None), _Keeping):
-                setattr(block, CHECKPOINT, function.function)
+        let_go(self.blocks)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TowerPasses:
         return self
-
-
-class _Keeping:
-    """A checkpointing function whose calls are run again in the pass that they were made in."""
-
-    def __init__(self, function: Callable[..., Any], passes: TowerPasses) -> None:
-        self.function, self.passes = function, passes
-
-    def __call__(self, block: Callable[..., Any], *args: Any, **named: Any) -> Any:
-        one = self.passes.current()
-
-        def kept(*again: Any, **more: Any) -> Any:
-            with self.passes.within(one):
-                return block(*again, **more)
-
-        return self.function(kept, *args, **named)
 
 
 def _named(tower: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> dict[str, Any]:
