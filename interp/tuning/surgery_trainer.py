@@ -36,6 +36,8 @@ class SurgeryTrainer(TuneTrainer):
         numbers = task_numbers([row.task for row in data.data], method=method)
         if arguments.world_size > 1 or arguments.deepspeed:
             raise CrosstaskError(f"surgery {method!r} runs in one process, without DeepSpeed; launch it so")
+        if getattr(strategy.options, "balance", 0):
+            raise CrosstaskError(f"surgery {method!r} takes apart the loss of the answers alone; leave out balance")
         super().__init__(strategy, arguments, data, store, callbacks)
         collator = Collator(strategy.model, store, strategy)
 

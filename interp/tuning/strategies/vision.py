@@ -123,7 +123,8 @@ class VisionStrategy(Strategy):
         for name, layer in layers.items():
             if not isinstance(layer, nn.Linear):
                 raise CrosstaskError(f"{name!r} is a {type(layer).__name__}, and LoRA here takes linear layers")
-            updated = Linear(layer, "default", config, r=rank, lora_alpha=alpha)  # type: ignore[arg-type]
+            with layer.weight.device if layer.weight.is_meta else contextlib.nullcontext():
+                updated = Linear(layer, "default", config, r=rank, lora_alpha=alpha)  # type: ignore[arg-type]
             parent, _, child = name.rpartition(".")
             self.graft.put(self.model.module.get_submodule(parent), child, updated)
             self.loras[name] = updated
