@@ -32,7 +32,7 @@ from interp.prefix import Manner, RowPatch, patched
 from interp.tuning.evaluation.forced_choice import Choices
 from interp.tuning.evaluation.packing import Pack, Reading, collate_packs
 from interp.tuning.evaluation.records import Record, choice_record
-from interp.tuning.evaluation.vision import last_logits
+from interp.tuning.evaluation.vision import asked, last_logits
 
 PADDING, SHARED = -2, -1
 """Owners of prefix columns that belong to no reading: no token, and what all readings begin with."""
@@ -140,7 +140,8 @@ def _plain(
         batch = collate_packs(packs, pad_id=model.pad_id, dtype=model.dtype, device=model.device)
         patches = [arms[arm].patch(choices.sites[group[row]][number][0]) for arm, row, number in part]
         columns = [batch.inputs["input_ids"].shape[1] - tail] * len(part)
-        with patched(model, patches, range(len(part)), columns, manner):
+        shown = [choices.items[choices.sites[group[row]][number][0]] for _, row, number in part]
+        with asked(model, shown, batch), patched(model, patches, range(len(part)), columns, manner):
             logits = last_logits(model, choices.vision.join(batch.inputs, batch.pictures), 1)[:, -1]
         for where, found in zip(part, logits, strict=True):
             yield *where, found
@@ -175,8 +176,9 @@ class _Stems:
         self.width = batch.inputs["input_ids"].shape[1]
         self.owners = torch.stack([_owners(stem, self.width) for stem in stems]).to(self.model.device)
         self.cache: DynamicCache = new_cache(self.model)
-        inputs = choices.vision.join(batch.inputs, batch.pictures)
-        last_logits(self.model, inputs, 1, use_cache=True, past_key_values=self.cache)
+        with asked(self.model, [choices.items[item] for item in self.items], batch):
+            inputs = choices.vision.join(batch.inputs, batch.pictures)
+            last_logits(self.model, inputs, 1, use_cache=True, past_key_values=self.cache)
 
     def run(self, arms: Sequence[Arm], manner: Manner) -> Logits:
         """Continue every reading under every arm.

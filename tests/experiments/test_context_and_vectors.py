@@ -1,0 +1,165 @@
+"""Contextual vectors beside task vectors from the command line, under a CoVFT adapter of the tiny model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from experiments import context_and_vectors
+from figures import context_and_vectors as figures
+from interp.models.base import load_model
+from interp.tasks.perception.datasets import test_data as scored_data
+from interp.tuning.adapters import adapter_at_work, attached
+from interp.tuning.encoding import encode
+from interp.tuning.text_context import context_text
+from tests import tiny
+from tests.places import Place, killed, refuses, start
+from tests.tuned import tune_tiny
+
+TASKS = ("counting", "visual_similarity", "relative_depth", "jigsaw")
+TABLES = ("direct", "cross", "rsa")
+
+
+def run(argv: Sequence[object], *, draw: bool = False) -> int:
+    """The exit code; figures are drawn where they are looked at."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not draw:
+            patch.setattr(figures, "all_figures", lambda *_, **__: {})
+        return start(context_and_vectors, argv)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return Place(tmp_path_factory.mktemp("place"))
+
+
+@pytest.fixture(scope="module")
+def adapter(place: Place) -> Path:
+    return tune_tiny(place.folder / "covft", place.vlm, "covft", TASKS[:2], text="hashing")
+
+
+@pytest.fixture(scope="module")
+def arguments(place: Place, adapter: Path) -> list[object]:
+    given = ["--model", place.vlm, "--adapter", adapter, "--tasks", *TASKS, "--items", 4, "--layers", 1, 3]
+    return [*given, "--permutations", 9, "--size", 32, "--difficulty", 0, "--dtype", "float64"]
+
+
+@pytest.fixture(scope="module")
+def finished(arguments: list[object], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("out") / "run"
+    assert run([*arguments, "--out", out], draw=True) == 0
+    return out
+
+
+def test_tables_figures_and_report_are_written(finished: Path) -> None:
+    for name in TABLES:
+        assert len(pd.read_csv(finished / f"{name}.csv")) > 0, name
+    assert {path.stem for path in (finished / "figures").glob("*.png")} == {"cross", "rsa"}
+    assert "chosen on the selection split" in (finished / "report.html").read_text()
+
+
+def test_both_directions_have_every_map_and_every_control(finished: Path) -> None:
+    table = pd.read_csv(finished / "cross.csv")
+    sides = {"context/1", "neutral/1", "blank/1", "text", "features", "frozen"}
+    forward = table[table["target"].str.startswith("delimiter")]
+    assert set(forward["source"]) == sides
+    assert len(table) == 2 * len(sides) * 2 * 4
+    assert ((table["low"] <= table["accuracy"]) & (table["accuracy"] <= table["high"])).all()
+    assert set(table[table["map"] == "held_out"]["chance"]) == {0.5}
+    assert set(table[table["map"] == "all"]["chance"]) == {0.25}
+    assert table[table["source"] == "context/1"]["beyond_text"].notna().all()
+
+
+def test_delimiter_states_are_those_of_each_item_alone_under_the_adapter(
+    place: Place, adapter: Path, finished: Path
+) -> None:
+    kept = load_file(finished / "states" / "read-test-counting.safetensors")
+    assert kept["delimiter/3"].shape == (4, tiny.WIDTH)
+    model = load_model(str(place.vlm), device="cpu", dtype="float64")
+    item = scored_data("counting", n=4, size=32, difficulty=0.0, seed=1000)[2]
+    one = encode(model, item.images, [(item.prompt, None)])
+    pixels = torch.cat([model.image_inputs(image).features["pixel_values"].double() for image in item.images])
+    given = {"input_ids": one.input_ids[None], "pixel_values": pixels, "output_hidden_states": True}
+    with attached(model, {"covft": adapter}) as held:
+        with held.use("covft"), adapter_at_work(model).context([context_text(item.prompt)], [0] * len(pixels)):
+            tuned = model.module(**given).hidden_states[2][0, -1]  # after block 1
+        base = model.module(**given).hidden_states[2][0, -1]
+    torch.testing.assert_close(kept["delimiter/1"][2], tuned)
+    assert not torch.allclose(tuned, base)
+
+
+def test_splits_share_no_picture(finished: Path) -> None:
+    frozen = [load_file(finished / "states" / f"read-{split}-counting.safetensors")["frozen"] for split in
+              ("train", "selection", "test")]  # fmt: skip
+    assert torch.cdist(frozen[0], frozen[1]).min() > 0
+    assert torch.cdist(frozen[0], frozen[2]).min() > 0
+
+
+def test_killed_run_continues_to_the_same_tables(finished: Path, arguments: list[object], tmp_path: Path) -> None:
+    out = tmp_path / "again"
+    shutil.copytree(finished, out)
+    killed(finished, out, 0.05)
+    assert run([*arguments, "--out", out]) == 0
+    for name in TABLES:
+        one, other = (pd.read_csv(folder / f"{name}.csv") for folder in (finished, out))
+        pd.testing.assert_frame_equal(one, other, rtol=1e-6, atol=1e-9)
+
+
+@pytest.fixture(scope="module")
+def counterpart(place: Place) -> Path:
+    return tune_tiny(place.folder / "freeze", place.vlm, "vision_freeze", TASKS[:2])
+
+
+@pytest.fixture(scope="module")
+def compared(place: Place, adapter: Path, counterpart: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("compared")
+    given = ["--model", place.vlm, "--tasks", *TASKS[:3], "--items", 4, "--contexts", 4, "--size", 32]
+    given += ["--difficulty", 0, "--dtype", "float64", "--compare", adapter, counterpart, "--out", out]
+    assert run(given, draw=True) == 0
+    return out / "compare"
+
+
+def test_compared_adapters_have_every_measure_of_every_target(compared: Path) -> None:
+    rows, table = (pd.read_csv(compared / f"{name}.csv") for name in ("compare_rows", "compare"))
+    assert set(rows["strategy"]) == {"covft", "vision_freeze"}
+    assert set(rows["target"]) == set(TASKS[:3])
+    assert {"change", "patch_own", "patch_other", "accuracy", "pgf"} <= set(rows["measure"])
+    wide = rows.pivot_table("value", ["target", "measure"], "strategy").xs("change", level="measure")
+    mean = (wide["covft"] - wide["vision_freeze"]).mean()
+    assert table.set_index("measure").loc["change", "difference"] == pytest.approx(mean)
+    assert (wide > 0).all(axis=None)
+    assert {path.stem for path in (compared / "figures").glob("*.png")} == {"compare"}
+
+
+def test_adapters_of_unequal_dose_are_not_compared(
+    place: Place, adapter: Path, counterpart: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(counterpart, other)
+    record = json.loads((other / "run.json").read_text())
+    (other / "run.json").write_text(json.dumps(record | {"steps": 5}))
+    given = ["--model", place.vlm, "--tasks", *TASKS[:3], "--compare", adapter, other]
+    refuses(context_and_vectors, [*given, "--out", tmp_path / "run"], "different doses", capsys, tmp_path / "run")
+    given = ["--model", place.vlm, "--tasks", *TASKS[:3], "--compare", adapter]
+    refuses(context_and_vectors, [*given, "--out", tmp_path / "run"], "are adapters of covft", capsys, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--tasks", *TASKS[:3]], "expected four or more"),
+        (["--layers", 9], "layer 9 of the decoder"),
+        (["--items", 2], "expected at least 4"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    arguments: list[object], more: list[object], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refuses(context_and_vectors, [*arguments, "--out", tmp_path / "run", *more], said, capsys, tmp_path / "run")
