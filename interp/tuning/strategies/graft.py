@@ -7,12 +7,15 @@ themselves and not by their names, which other adapters may change in between.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+
+from interp.models.loading import STRATEGY_MARK
 
 
 class Part(Protocol):
@@ -136,3 +139,21 @@ class _Hook:
 
     def off(self) -> None:
         self.handle.remove()
+
+
+class _Mark:
+    def __init__(self, config: Any, name: str) -> None:
+        self.config, self.name = config, name
+
+    def on(self) -> None:
+        setattr(self.config, STRATEGY_MARK, self.name)
+
+    def off(self) -> None:
+        with contextlib.suppress(AttributeError):
+            delattr(self.config, STRATEGY_MARK)
+
+
+def mark_config(graft: Graft, module: Any, name: str) -> None:
+    """Note the strategy in the model's configuration: if someone saves the module as a whole, loading it as a plain
+    model would draw the changed parts anew, and is refused by the mark (:func:`interp.models.base.load_model`)."""
+    graft.add(_Mark(module.config, name))

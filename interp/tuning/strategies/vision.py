@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from interp.errors import CrosstaskError
 from interp.files import atomic_file
 from interp.tuning.strategies.base import VISION_CONFIG, VISION_WEIGHTS, Adapter, Strategy, language_parameters
-from interp.tuning.strategies.graft import Graft
+from interp.tuning.strategies.graft import Graft, mark_config
 from interp.tuning.strategies.towers import projector_parameters, vision_tower
 
 if TYPE_CHECKING:
@@ -88,6 +88,8 @@ class VisionStrategy(Strategy):
                 if self.options.projector:
                     self.attach_projector()
                 self._attach_language()
+            if self.graft.modules:
+                mark_config(self.graft, self.model.module, self.name)
             if not self.trainable_of(self.model.module):
                 raise CrosstaskError(f"strategy {self.name!r} with options {asdict(self.options)} trains nothing")
         except BaseException:

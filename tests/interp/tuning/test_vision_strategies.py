@@ -116,6 +116,8 @@ def test_detaching_leaves_every_bit_as_it_was(name: str) -> None:
     with at_work(model, name) as found:
         train(found)
         assert not torch.equal(output(model, found), expected)
+        assert model.module.config.crosstask_strategy == name  # so that a module saved whole is not read as plain
+    assert not hasattr(model.module.config, "crosstask_strategy")
     after = model.module.state_dict(keep_vars=True)
     assert before.keys() == after.keys()
     assert all(after[key] is same and torch.equal(after[key], value) for key, (same, value) in before.items())

@@ -10,13 +10,11 @@ The released code trains the whole language model (`language=full`); here LoRA i
 
 from __future__ import annotations
 
-import contextlib
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from interp.errors import CrosstaskError
-from interp.models.loading import STRATEGY_MARK
 from interp.tuning.strategies.covft.mixture import Mixture
 from interp.tuning.strategies.covft.options import CoVFTOptions
 from interp.tuning.strategies.covft.tower import TowerPasses
@@ -53,7 +51,6 @@ class CoVFT(ReadsText, VisionStrategy):
         self.mixtures = graft_mixtures(
             self.graft, tower, blocks, layers, self.options, slot=self.slot if self.reads_text else None, text=width
         )
-        mark_config(self.graft, self.model.module, self.name)
         if self.options.train_norms:
             self.train_whole(block_norms(blocks))
 
@@ -131,21 +128,3 @@ def block_norms(blocks: nn.ModuleList) -> dict[str, nn.Parameter]:
         for name, part in norms_of(block).items()
         for key, parameter in part.named_parameters()
     }
-
-
-class _Mark:
-    def __init__(self, config: Any, name: str) -> None:
-        self.config, self.name = config, name
-
-    def on(self) -> None:
-        setattr(self.config, STRATEGY_MARK, self.name)
-
-    def off(self) -> None:
-        with contextlib.suppress(AttributeError):
-            delattr(self.config, STRATEGY_MARK)
-
-
-def mark_config(graft: Graft, module: Any, name: str) -> None:
-    """Note the strategy in the model's configuration: if someone saves the module as a whole, loading it as a plain
-    model would draw the changed parts anew, and is refused by the mark (:func:`interp.models.base.load_model`)."""
-    graft.add(_Mark(module.config, name))
