@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from experiments import common
 from experiments.common import arg
@@ -49,6 +49,8 @@ class Arguments:
     """Permutations of the tasks."""
     difficulty: float = 0.5
     """Of the items, 0 (easiest) to 1."""
+    wording: Literal["brief", "described"] = "brief"
+    """How tasks ask; see interp/tasks/perception/wording.py."""
     size: Annotated[int | None, arg("PIXELS", "what the model's tower takes")] = None
     """Side of drawn pictures."""
     seed: int = 1000

@@ -39,6 +39,8 @@ class Arguments:
     """Perception tasks by name or abbreviation, in a form of theirs or their own; or files of items."""
     forms: Literal["own", "all"] = "own"
     """Ask each task in the form that is named (by default its own), or in every form that it has."""
+    wordings: tuple[Literal["brief", "described"], ...] = ("brief",)
+    """How tasks ask: with two, every item is asked in both, and wording is one more label to cluster by."""
     items: int = 40
     """Test items of each task and form."""
     clusters: int = 10

@@ -58,6 +58,8 @@ class Arguments:
     """Seeds of those trainings; two or more, for the control."""
     difficulty: float = 0.5
     """Of the items, 0 (easiest) to 1."""
+    wording: Literal["brief", "described"] = "brief"
+    """How tasks ask; see interp/tasks/perception/wording.py."""
     size: Annotated[int | None, arg("PIXELS", "what the model's tower takes")] = None
     """Side of drawn pictures."""
     seed: int = 1000

@@ -10,6 +10,7 @@ from interp.conflict.places import PARTS, Part, chosen_layers, common_places
 from interp.errors import CrosstaskError
 from interp.models.base import Model
 from interp.models.options import LoadOptions
+from interp.tasks.perception.wording import Wording
 from interp.tuning.config import TuneConfig
 from interp.tuning.dataset import picture_side
 from interp.tuning.matrix.plan import task_of
@@ -65,6 +66,7 @@ class ConflictSettings:
         pair: two tasks whose trainings' distance is measured; or none.
         pair_seeds: seeds of those trainings; two or more, for the control.
         difficulty: of drawn items, 0 to 1.
+        wording: how tasks ask.
         size: side of their pictures in pixels; resolved to what the model's tower takes.
         seed: of the micro-batches and of resampling. Trainings draw with small seeds.
         train_seed: of the mixed training.
@@ -88,6 +90,7 @@ class ConflictSettings:
     pair: tuple[str, ...] = ()
     pair_seeds: tuple[int, ...] = (0, 1)
     difficulty: float = 0.5
+    wording: Wording = "brief"
     size: int = 0
     seed: int = 1000
     train_seed: int = 0
@@ -155,6 +158,7 @@ class ConflictSettings:
             strategy=arm.strategy,
             options=dict(arm.options),
             difficulty=self.difficulty,
+            wording=self.wording,
             size=self.size or None,
             examples=self.examples,
             steps=self.steps,

@@ -167,7 +167,8 @@ class ConflictWork:
 
     def _examples(self, what: str, seed: int) -> Sequence[Learnable]:
         settings = self.settings
-        given: dict[str, Any] = {"difficulty": settings.difficulty, "size": settings.size, "seed": seed}
+        given: dict[str, Any] = {"difficulty": settings.difficulty, "wording": settings.wording}
+        given |= {"size": settings.size, "seed": seed}
         if what == MIXTURE:
             return mixture([(task, 1.0) for task in settings.tasks], n=settings.examples, **given)
         return training_data(what, n=settings.examples, **given)
@@ -180,8 +181,9 @@ class ConflictWork:
             found = []
             for task in settings.tasks:
                 data = training_data(
-                    task, n=size * count, difficulty=settings.difficulty, size=settings.size, seed=settings.seed
-                )
+                    task, n=size * count, difficulty=settings.difficulty, wording=settings.wording, size=settings.size,
+                    seed=settings.seed,
+                )  # fmt: skip
                 encoded = encode_all(self.model, [as_example(data[index]) for index in range(size * count)])
                 found += [encoded[start : start + size] for start in range(0, size * count, size)]
             self._batches = found

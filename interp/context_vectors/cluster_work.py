@@ -25,6 +25,7 @@ from interp.errors import CrosstaskError
 from interp.models.base import Model
 from interp.runs import Run
 from interp.tasks.perception.items import PerceptionItem
+from interp.tasks.perception.wording import Wording
 from interp.tuning.text_context import context_text
 
 REPRESENTATIONS = {
@@ -36,6 +37,7 @@ REPRESENTATIONS = {
     "frozen": "mean feature, frozen tower",
 }
 """Name -> what it is; the first is the one in question, the others are its controls."""
+LABELS = ("task", "form", "wording", "question", "pictures")
 NOTES = {
     "agreement": "Adjusted mutual information of k-means clusters with what is known of the items (0 by chance, 1 for "
     "the same partition), with jackknife intervals; shuffled: the same for shuffled labels.",
@@ -73,18 +75,20 @@ class ClusterWork(Kept):
         self.settings, self.model, self.folder = settings, model, folder
 
     def units(self) -> list[Unit]:
-        """One for each task and form."""
-        return [("read", asked) for asked in self.settings.asked]
+        """One for each task and form in each wording."""
+        return [("read", asked, wording) for wording in self.settings.wordings for asked in self.settings.asked]
 
     def perform(self, unit: Unit) -> None:
         """Read the items of a task."""
-        items = self.items(unit[1])
+        items = self.items(*unit[1:])
         self.write(unit, read_items(self.model, items, self.folder, neutral=self.settings.neutral))
 
-    def items(self, asked: str) -> list[PerceptionItem]:
-        """The items of a task and form."""
+    def items(self, asked: str, wording: Wording = "brief") -> list[PerceptionItem]:
+        """The items of a task and form; those of two wordings have the same names and pictures."""
         s = self.settings
-        return asked_items(asked, n=s.items, split="test", difficulty=s.difficulty, size=s.size, seed=s.seed)
+        return asked_items(
+            asked, n=s.items, split="test", difficulty=s.difficulty, wording=wording, size=s.size, seed=s.seed
+        )
 
     def layer(self) -> int:
         """The layer whose vectors are clustered.
@@ -106,35 +110,34 @@ class ClusterWork(Kept):
         return {name: np.concatenate([one[key].double().numpy() for one in read]) for name, key in names.items()}
 
     def known(self) -> pd.DataFrame:
-        """Item, task, form, question and number of pictures, in the order of the vectors."""
+        """Item, task, form, wording, question and number of pictures, in the order of the vectors."""
         rows = []
-        for asked in self.settings.asked:
+        for _, asked, wording in self.units():
             task, form = self.settings.labels_of(asked)
             rows += [
-                (item.name, asked, task, form, context_text(item.prompt), str(len(item.images)))
-                for item in self.items(asked)
+                (item.name, asked, task, form, wording, context_text(item.prompt), str(len(item.images)))
+                for item in self.items(asked, wording)
             ]
-        return pd.DataFrame(rows, columns=["item", "asked", "task", "form", "question", "pictures"])
+        return pd.DataFrame(rows, columns=["item", "asked", "task", "form", "wording", "question", "pictures"])
 
 
 def collect(work: ClusterWork) -> Found:
     """Tables and sentences of a study that is done."""
     settings, layer, known = work.settings, work.layer(), work.known()
     vectors = work.vectors(layer)
-    labels = {
-        kind: known[kind].tolist() for kind in ("task", "form", "question", "pictures") if len(set(known[kind])) > 1
-    }
+    labels = {kind: known[kind].tolist() for kind in LABELS if len(set(known[kind])) > 1}
+    groups = known["item"].tolist()
     clustered: dict[str, Clustered] = {}
     rows, planes = [], []
     for name in REPRESENTATIONS:
         whole, found = agreements(
-            vectors[name], labels, settings.clusters, shuffles=settings.shuffles, seed=settings.seed
+            vectors[name], labels, settings.clusters, groups=groups, shuffles=settings.shuffles, seed=settings.seed
         )
         clustered[name] = whole
         rows += [_agreement_row(name, kind, one, whole, settings) for kind, one in found.items()]
         places, shares = principal_plane(vectors[name])
         planes.append(
-            known[["item", "task", "form"]].assign(
+            known[["item", "task", "form", "wording"]].assign(
                 representation=name,
                 x=places[:, 0],
                 y=places[:, 1],
@@ -198,8 +201,10 @@ def _nearest(whole: Clustered, known: pd.DataFrame, n: int) -> pd.DataFrame:
     for number in range(len(whole.centres)):
         for rank, index in enumerate(whole.nearest(number, n)):
             item = known.iloc[index]
-            rows.append((number, rank, *item[["item", "asked", "task", "form", "question"]], whole.distances[index]))
-    columns = ["cluster", "rank", "item", "asked", "task", "form", "question", "distance"]
+            rows.append(
+                (number, rank, *item[["item", "asked", "task", "form", "wording", "question"]], whole.distances[index])
+            )
+    columns = ["cluster", "rank", "item", "asked", "task", "form", "wording", "question", "distance"]
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -98,6 +98,7 @@ def agreements(
     labels: dict[str, Sequence[str]],
     k: int,
     *,
+    groups: Sequence[str] | None = None,
     shuffles: int = 200,
     seed: int = 0,
 ) -> tuple[Clustered, dict[str, Agreement]]:
@@ -107,6 +108,7 @@ def agreements(
         vectors: N of them.
         labels: kind -> the label of each.
         k: clusters.
+        groups: the item of each vector, where items are there more than once; the jackknife leaves out whole items.
         shuffles: of the labels.
         seed: of k-means, shuffles and the parts of the jackknife.
 
@@ -116,7 +118,8 @@ def agreements(
     from sklearn.metrics import adjusted_mutual_info_score as ami
 
     whole = cluster(vectors, k, seed=seed)
-    parts = tenths(len(vectors), seed)
+    items = np.arange(len(vectors)) if groups is None else np.unique(list(groups), return_inverse=True)[1]
+    parts = tenths(items.max() + 1, seed)[items]
     without = [(parts != part, cluster(vectors[parts != part], k, seed=seed).labels) for part in np.unique(parts)]
     rng = np.random.default_rng(seed)
     found = {}

@@ -36,6 +36,7 @@ from interp.perception_vectors.states import halves
 from interp.perception_vectors.transfer import OTHER, OWN, arms_for, scored, transfer_table
 from interp.runs import Run
 from interp.statistics import bootstrap_mean
+from interp.tasks.perception.wording import Wording
 from interp.transfer.pgf import pgf
 from interp.tuning.adapters import RECORD, attached
 from interp.tuning.dataset import picture_side
@@ -131,6 +132,7 @@ class CompareSettings:
         patch_layer: decoder block that is patched; the middle one by default, resolved.
         shifts: whether answers are averaged over all shifts of the options.
         difficulty: of drawn items.
+        wording: how tasks ask.
         size: side of their pictures; resolved.
         seed: of items and resampling.
     """
@@ -143,6 +145,7 @@ class CompareSettings:
     patch_layer: int = -1
     shifts: bool = True
     difficulty: float = 0.5
+    wording: Wording = "brief"
     size: int = 0
     seed: int = 1000
 
@@ -214,7 +217,9 @@ class CompareWork(Kept):
 
     def _items(self, asked: str, split: str, n: int) -> Any:
         s = self.settings
-        return asked_items(asked, n=n, split=split, difficulty=s.difficulty, size=s.size, seed=s.seed)
+        return asked_items(
+            asked, n=n, split=split, difficulty=s.difficulty, wording=s.wording, size=s.size, seed=s.seed
+        )
 
     def _vectors(self, asked: str) -> Float[torch.Tensor, "2 L D"]:
         return halves(read_delimiters(self.model, self._items(asked, "train", self.settings.contexts))).contiguous()

@@ -9,6 +9,7 @@ from interp.context_vectors.reading import NEUTRAL
 from interp.errors import CrosstaskError
 from interp.models.base import Model
 from interp.perception_vectors.settings import evenly
+from interp.tasks.perception.wording import Wording
 from interp.tuning.dataset import picture_side
 from interp.tuning.matrix.plan import task_of
 
@@ -29,6 +30,7 @@ class JointSettings:
         neutral: the sentence that stands for every question where the picture alone should decide.
         permutations: of tasks.
         difficulty: of drawn items, 0 to 1.
+        wording: how tasks ask.
         size: side of their pictures in pixels; resolved to what the model's tower takes.
         seed: of the items and of resampling.
     """
@@ -41,6 +43,7 @@ class JointSettings:
     neutral: str = NEUTRAL
     permutations: int = 999
     difficulty: float = 0.5
+    wording: Wording = "brief"
     size: int = 0
     seed: int = 1000
 

@@ -82,7 +82,9 @@ class JointWork(Kept):
         """Do a unit and record it."""
         if unit[0] == "read":
             s = self.settings
-            items = asked_items(unit[2], n=s.items, split=unit[1], difficulty=s.difficulty, size=s.size, seed=s.seed)
+            items = asked_items(
+                unit[2], n=s.items, split=unit[1], difficulty=s.difficulty, wording=s.wording, size=s.size, seed=s.seed
+            )
             self.write(unit, read_pairs(self.model, items, self.folder, neutral=s.neutral))
         elif unit[0] == "decoded":
             self.run.record(unit, self._decoded())

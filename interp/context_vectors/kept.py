@@ -20,6 +20,7 @@ from interp.files import sha256_of
 from interp.runs import Run
 from interp.tasks.perception.datasets import test_data
 from interp.tasks.perception.items import PerceptionItem
+from interp.tasks.perception.wording import Wording
 from interp.tuning.matrix.plan import plain
 
 Unit: TypeAlias = tuple[Any, ...]
@@ -66,13 +67,15 @@ class Kept:
         return found
 
 
-def asked_items(asked: str, *, n: int, split: str, difficulty: float, size: int, seed: int) -> list[PerceptionItem]:
+def asked_items(
+    asked: str, *, n: int, split: str, difficulty: float, wording: Wording = "brief", size: int, seed: int
+) -> list[PerceptionItem]:
     """Items of a split of "task" or "task/form", or of a file.
 
     Raises:
         CrosstaskError: there are none, or they are no multiple choice.
     """
-    data = test_data(asked, n=n, split=split, difficulty=difficulty, size=size, seed=seed)
+    data = test_data(asked, n=n, split=split, difficulty=difficulty, wording=wording, size=size, seed=seed)
     items = [data[index] for index in range(len(data))]
     if open_ones := [item.name for item in items if not item.options]:
         raise CrosstaskError(f"item {open_ones[0]!r} of task {asked!r} has no options; expected choices")

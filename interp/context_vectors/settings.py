@@ -9,6 +9,7 @@ from interp.context_vectors.reading import NEUTRAL
 from interp.errors import CrosstaskError
 from interp.models.base import Model
 from interp.tasks.perception.registry import perception_task
+from interp.tasks.perception.wording import WORDINGS, Wording
 from interp.tuning.dataset import picture_side
 from interp.tuning.matrix.plan import task_of
 
@@ -22,6 +23,7 @@ class ClusterSettings:
         adapter: sha256 of the adapter's weights.
         tasks: "task" or "task/form" of procedural tasks, or files of items.
         forms: "own" asks each task in the form that is named, "all" in every form that it has.
+        wordings: how tasks ask; with two, every item is asked in both.
         items: of each task and form, from the test split.
         clusters: k of k-means.
         layer: CoVFT layer; -1 for the last.
@@ -37,6 +39,7 @@ class ClusterSettings:
     adapter: str
     tasks: tuple[str, ...]
     forms: Literal["own", "all"] = "own"
+    wordings: tuple[Wording, ...] = ("brief",)
     items: int = 40
     clusters: int = 10
     layer: int = -1
@@ -55,11 +58,13 @@ class ClusterSettings:
                 f"{self.items} items, {self.nearest} nearest samples and {self.shuffles} shuffles: expected at least "
                 "2, 1 and 1"
             )
-        if not 2 <= self.clusters < self.items * len(self.asked):
+        if not self.wordings or set(self.wordings) - set(WORDINGS) or len(set(self.wordings)) < len(self.wordings):
             raise CrosstaskError(
-                f"{self.clusters} clusters of {self.items * len(self.asked)} items; expected 2 or more, and fewer than "
-                "items"
+                f"wordings {', '.join(self.wordings) or '(none)'}: expected {' or '.join(WORDINGS)}, or both"
             )
+        count = self.items * len(self.asked) * len(self.wordings)
+        if not 2 <= self.clusters < count:
+            raise CrosstaskError(f"{self.clusters} clusters of {count} items; expected 2 or more, and fewer than items")
 
     @property
     def asked(self) -> tuple[str, ...]:

@@ -48,7 +48,22 @@ def adapter(place: Place) -> Path:
 @pytest.fixture(scope="module")
 def arguments(place: Place, adapter: Path) -> list[object]:
     given = ["--model", place.vlm, "--adapter", adapter, "--tasks", *TASKS, "--items", 8, "--clusters", 3]
-    return [*given, "--shuffles", 9, "--nearest", 2, "--size", 32, "--difficulty", 0, "--dtype", "float64"]
+    return [
+        *given,
+        "--wordings",
+        "brief",
+        "described",
+        "--shuffles",
+        9,
+        "--nearest",
+        2,
+        "--size",
+        32,
+        "--difficulty",
+        0,
+        "--dtype",
+        "float64",
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -68,23 +83,24 @@ def test_tables_figures_and_report_are_written(finished: Path) -> None:
 def test_every_representation_stands_beside_the_context(finished: Path) -> None:
     table = pd.read_csv(finished / "agreement.csv")
     assert set(table["representation"]) == REPRESENTATIONS
-    assert {"task", "form", "question"} <= set(table["label"])
+    assert {"task", "form", "wording", "question"} <= set(table["label"])
     assert ((table["low"] <= table["ami"]) & (table["ami"] <= table["high"])).all()
     assert table["shuffled_high"].notna().all()
-    assert (table["n"] == 16).all()
+    assert (table["n"] == 32).all()
 
 
 def test_nearest_samples_are_items_of_their_cluster(finished: Path) -> None:
     nearest, plane = (pd.read_csv(finished / f"{name}.csv") for name in ("nearest", "projection"))
-    own = plane[plane["representation"] == "context"].set_index("item")["cluster"]
-    assert (own[nearest["item"]].to_numpy() == nearest["cluster"].to_numpy()).all()
+    own = plane[plane["representation"] == "context"].set_index(["item", "wording"])["cluster"]
+    found = [own[place] for place in zip(nearest["item"], nearest["wording"], strict=True)]
+    assert found == nearest["cluster"].tolist()
     assert (nearest.groupby("cluster")["distance"].diff().dropna() >= 0).all()
 
 
 def test_vectors_are_those_of_each_item_alone_and_of_its_own_question(
     place: Place, adapter: Path, finished: Path
 ) -> None:
-    kept = load_file(finished / "states" / "read-visual_similarity.safetensors")
+    kept = load_file(finished / "states" / "read-visual_similarity-brief.safetensors")
     model = load_model(str(place.vlm), device="cpu", dtype="float64")
     data = scored_data("visual_similarity", n=8, size=32, difficulty=0.0, seed=1000)
     with attached(model, {"covft": adapter}) as held, held.use("covft"):
@@ -100,7 +116,7 @@ def test_vectors_are_those_of_each_item_alone_and_of_its_own_question(
 
 def test_controls_take_away_what_they_say(finished: Path) -> None:
     """Grey pictures leave nothing but the question, and one question nothing but the pictures."""
-    kept = load_file(finished / "states" / "read-visual_similarity.safetensors")  # all ask the same question
+    kept = load_file(finished / "states" / "read-visual_similarity-brief.safetensors")  # all ask the same question
     assert kept["text"].std(0).max() < 1e-6
     assert kept["blank/1"].std(0).max() < 1e-9
     assert kept["neutral/1"].std(0).max() > 1e-4
@@ -131,7 +147,7 @@ def test_adapter_without_contexts_is_refused(
     ("more", "said"),
     [
         (["--tasks", "counting"], "expected two or more"),
-        (["--clusters", 16], "16 clusters of 16 items"),
+        (["--clusters", 32], "32 clusters of 32 items"),
         (["--adapter", "nowhere"], "holds no weights of an adapter"),
     ],
 )
