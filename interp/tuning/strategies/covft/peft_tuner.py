@@ -55,7 +55,7 @@ class CoVFTPeftConfig(peft.PeftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.peft_type = METHOD  # type: ignore[assignment]
+        self.peft_type = METHOD
 
 
 class CoVFTLayer(nn.Module, peft.tuners.tuners_utils.BaseTunerLayer):
@@ -102,7 +102,7 @@ class CoVFTModel(peft.tuners.tuners_utils.BaseTuner):
         target_name: str,
         parent: nn.Module,
         current_key: str,
-        **_: Any,
+        parameter_name: str | None = None,
     ) -> None:
         if isinstance(target, CoVFTLayer):
             target.add_mixture(adapter_name, peft_config)
