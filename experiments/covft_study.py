@@ -58,6 +58,8 @@ class Arguments:
     """LoRA on the language model: the update is scaled by alpha / r."""
     items: int = 120
     """Test items of a task."""
+    split: Literal["test", "selection"] = "test"
+    """Whose items are tested on; selection to choose a learning rate by, in a folder of its own."""
     data_seed: int = 0
     """Seed of the test items."""
     size: Annotated[int | None, arg("PIXELS", "the tower's")] = None
@@ -97,6 +99,7 @@ def main(arguments: Arguments) -> None:
     from transformers.utils import logging as transformers_logging
 
     from interp.covft import plan
+    from interp.errors import CrosstaskError
 
     transformers_logging.disable_progress_bar()
     console = Console(soft_wrap=True)
@@ -113,8 +116,11 @@ def main(arguments: Arguments) -> None:
         for request in requests:
             if request.plan.table == "E":
                 _measure(arguments, settings, request, work, folder, console)
-        _perform(folder, units, work, console)
+        failed = _perform(folder, units, work, console)
         _write(folder, settings, console)
+    if failed:
+        key, said = next(iter(failed.items()))
+        raise CrosstaskError(f"{len(failed)} of {len(units)} units failed, the first {key!r}: {said}")
 
 
 def settings_of(arguments: Arguments) -> "StudySettings":
@@ -136,6 +142,7 @@ def settings_of(arguments: Arguments) -> "StudySettings":
         model=arguments.model,
         training={name: getattr(arguments, name) for name in taken},
         items=arguments.items,
+        split=arguments.split,
         data_seed=arguments.data_seed,
         size=arguments.size,
         wording=arguments.wording,
@@ -217,8 +224,8 @@ def _note(folder: Path, settings: "StudySettings", requests: "Sequence[Request]"
             run.write_json(f"{REQUESTS}/{request.name}.json", request.row())
 
 
-def _perform(folder: Path, units: "Sequence[Unit]", work: "StudyWork", console: "Console") -> None:
-    """Does what is left of the units, with a bar."""
+def _perform(folder: Path, units: "Sequence[Unit]", work: "StudyWork", console: "Console") -> "dict[str, str]":
+    """Does what is left of the units, with a bar; those that failed, with what was said."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     from interp.covft.units import is_finished, perform_all
@@ -226,7 +233,7 @@ def _perform(folder: Path, units: "Sequence[Unit]", work: "StudyWork", console: 
     left = [unit for unit in units if not is_finished(folder, unit)]
     if not left:
         console.print("Everything is done already; writing the tables and figures again.")
-        return
+        return {}
     console.print(f"{len(units)} units" + (f", of which {len(units) - len(left)} are done." if left != units else "."))
     columns = (BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.description}", markup=False), console=console, transient=True) as bar:
@@ -241,7 +248,7 @@ def _perform(folder: Path, units: "Sequence[Unit]", work: "StudyWork", console: 
                 console.print(f"Done: {unit.key}", markup=False)
 
         work.models.tell = step
-        perform_all(folder, left, work, say=say)
+        return perform_all(folder, left, work, say=say)
 
 
 def _measure(

@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from interp.covft.arms import FROZEN, Arm, Cell, Plan
 from interp.errors import CrosstaskError
@@ -32,8 +32,9 @@ class StudySettings:
     Attributes:
         model: name of the model.
         training: the runner's settings that all arms have (examples, steps, batch, learning rate, LoRA's rank, ...).
-        items: test items of each task.
-        data_seed: of the test items.
+        items: tested items of each task.
+        split: whose items are tested on: "test", or "selection" to choose a learning rate by.
+        data_seed: of the tested items.
         size: side of a drawn picture in pixels; by default the one that the model's tower takes.
         wording: how tasks ask, in training and in evaluation (:mod:`interp.tasks.perception.wording`).
         shifts: whether a choice is averaged over all shifts of the options.
@@ -44,6 +45,7 @@ class StudySettings:
     model: str
     training: Mapping[str, Any]
     items: int = 200
+    split: Literal["test", "selection"] = "test"
     data_seed: int = 0
     size: int | None = None
     wording: Wording = "brief"
@@ -176,7 +178,7 @@ def evaluation_job(unit: Unit, task: str) -> Job:
         "model": config["model"],
         "target": task,
         "items": config["items"],
-        "split": "test",
+        "split": config["split"],
         "data_seed": config["data_seed"],
         "size": config["size"],
         "wording": config["wording"],

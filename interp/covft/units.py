@@ -120,16 +120,26 @@ def perform(root: Path, unit: Unit, work: Work) -> None:
 
 def perform_all(
     root: Path, units: Sequence[Unit], work: Work, *, say: Callable[[Unit], object] = lambda _: None
-) -> None:
+) -> dict[str, str]:
     """Do what is left of units, beside other processes that may be at the same.
+
+    A unit that fails, as one whose loss is no longer a number, does not keep the others from being done.
 
     Args:
         root: the study's folder.
         units: in the order in which they are tried.
         work: what is done with models.
         say: is told of each unit that is finished, here or elsewhere.
+
+    Returns:
+        Key of each unit that failed -> what was said.
+
+    Raises:
+        CrosstaskError: a unit's folder was made with another configuration.
     """
-    left = list(units)
+    for unit in units:
+        is_finished(root, unit)
+    left, failed = list(units), dict[str, str]()
     while left:
         held = []
         for unit in left:
@@ -137,14 +147,16 @@ def perform_all(
                 if not is_finished(root, unit):
                     perform(root, unit, work)
             except CrosstaskError as error:
-                if not isinstance(error.__cause__, filelock.Timeout):
-                    raise
-                held.append(unit)
+                if isinstance(error.__cause__, filelock.Timeout):
+                    held.append(unit)
+                else:
+                    failed[unit.key] = str(error)
             else:
                 say(unit)
         if len(held) == len(left):
             time.sleep(WAIT)
         left = held
+    return failed
 
 
 def record_file(task: str) -> str:

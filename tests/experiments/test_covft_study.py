@@ -122,3 +122,51 @@ def test_changed_settings_are_refused_with_their_difference(
 ) -> None:
     assert start(covft_study, arguments(place, finished, "--steps", 3)) == 2
     assert "training.steps was 2 and is now 3" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def every_table(place: Place) -> Path:
+    out = place.folder / "tables"
+    more = ["--table", *"ABCDEFGHI", "--seeds", 0, "--text", "hashing", "--items", 3, "--keep", "none"]
+    more += ["--strategies", "covft", "vision_full", "vision_freeze", "qa_vit", "vision_full+pcgrad"]
+    more += ["--types", 1, 2, "--fractions", 1, 0.5, "--repeats", 1, "--timed-steps", 2]
+    assert start(covft_study, arguments(place, out, *more)) == 0
+    return out
+
+
+def test_every_table_has_a_command_and_every_expectation_an_answer(every_table: Path) -> None:
+    expectations = pd.read_csv(every_table / "expectations.csv")
+    assert set(expectations["table"]) == set("ABCDEFGHI")
+    assert set(expectations["answer"]) == {"not decidable", "not measured"}  # one seed, one repeat
+    missing = expectations.query("answer == 'not measured'")
+    assert set(missing["key"]) == {"A2", "A3", "A4", "A5", "A8"}  # of strategies that were left out
+    assert (expectations["contrast"].isna() == (expectations["answer"] == "not measured")).all()
+    assert set(pd.read_csv(every_table / "arms.csv")["table"]) == set("ABCDFGHI")
+    cells = pd.read_csv(every_table / "cells.csv").query("arm != 'frozen'")
+    assert cells.groupby(["mixture", "fraction"])["data"].nunique().eq(1).all()
+    drawn = {path.stem for path in (every_table / "figures").glob("*.png")}
+    names = {"strategies", "context", "routing", "layers", "experts", "data", "types", "parameters", "costs", "answers"}
+    assert drawn == names
+
+
+def test_counts_of_matched_arms_are_those_of_their_trainings(every_table: Path) -> None:
+    said = pd.read_csv(every_table / "parameters.csv").set_index("arm")["trained_parameters"]
+    trained = pd.read_csv(every_table / "arms.csv").query("table == 'I'").set_index("arm")["trained_parameters"]
+    assert said.to_dict() == trained.drop("frozen")[said.index].to_dict()
+    matched = next(arm for arm in said.index if arm.startswith("vision_lora"))
+    per_rank = 4 * 2 * 32 * 2  # projections, both sides, width and blocks of the tiny tower
+    assert abs(said[matched] - said["covft"]) <= per_rank
+
+
+def test_costs_have_the_flops_of_the_experts(every_table: Path) -> None:
+    costs = pd.read_csv(every_table / "costs.csv").set_index("arm")
+    assert (costs[["step_seconds", "item_seconds", "tower_flops", "trained_parameters"]] > 0).all(axis=None)
+    assert costs.loc["covft", "tower_flops"] > costs.loc["vision_full", "tower_flops"]
+    assert len(set(costs.loc[["vision_full", "vision_full+pcgrad", "vision_freeze"], "tower_flops"])) == 1
+
+
+def test_adapters_that_are_not_kept_leave_their_record(every_table: Path) -> None:
+    folders = [path for path in every_table.glob("units/covft/**/adapter") if path.is_dir()]
+    assert folders
+    for folder in folders:
+        assert {path.name for path in folder.iterdir()} == {"run.json", "README.md"}

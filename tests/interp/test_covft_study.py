@@ -35,9 +35,12 @@ class MadeUp:
     data: Mapping[str, str] = field(default_factory=dict)
     trained: list[str] = field(default_factory=list)
     fails_at: str = ""
+    diverges: str = ""
 
     def train(self, unit: Unit, folder: Path) -> dict[str, Any]:
         self.trained.append(unit.key)
+        if unit.cell.arm.name == self.diverges:
+            raise CrosstaskError("the loss is nan at step 3")
         data = self.data.get(unit.cell.arm.name, f"data {unit.seed} {unit.cell.fraction}")
         dose = {"examples": 160, "steps": 10, "update_norm": 1.0, "seconds": 2.0, "trained_parameters": 7}
         return {"adapter": "adapter", "data": data, **dose}
@@ -120,6 +123,14 @@ def test_killed_unit_keeps_its_training_and_what_was_evaluated(tmp_path: Path) -
     perform(tmp_path, unit, work)
     assert is_finished(tmp_path, unit)
     assert work.trained == [unit.key]
+
+
+def test_unit_that_fails_does_not_keep_the_others_from_being_done(tmp_path: Path) -> None:
+    work = MadeUp(diverges="covft")
+    units = make_units(SETTINGS, [plan("A", strategies=("covft", FULL))], (0,))
+    failed = perform_all(tmp_path, units, work)
+    assert failed == {"covft/VS-RD/seed0": "the loss is nan at step 3"}
+    assert [is_finished(tmp_path, unit) for unit in units] == [True, True, False, True]
 
 
 def test_unit_that_another_process_holds_is_left_for_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
