@@ -224,7 +224,7 @@ class TuneConfig:
         return micro, share // micro
 
     def settings(self) -> dict[str, Any]:
-        """What decides the numbers, for config.json. Options, surgery and wording are there where they were asked for."""
+        """What decides the numbers, for config.json; options, surgery and wording where they were asked for."""
         given = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in HOW}
         if not given["options"]:
             del given["options"]

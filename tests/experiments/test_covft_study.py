@@ -129,7 +129,7 @@ def every_table(place: Place) -> Path:
     out = place.folder / "tables"
     more = ["--table", *"ABCDEFGHI", "--seeds", 0, "--text", "hashing", "--items", 3, "--keep", "none"]
     more += ["--strategies", "covft", "vision_full", "vision_freeze", "qa_vit", "vision_full+pcgrad"]
-    more += ["--types", 1, 2, "--fractions", 1, 0.5, "--repeats", 1, "--timed-steps", 2]
+    more += ["--types", 1, 2, "--fractions", 1, 0.75, "--repeats", 1, "--timed-steps", 2]
     assert start(covft_study, arguments(place, out, *more)) == 0
     return out
 

@@ -104,8 +104,8 @@ def test_data(
         name: see the module's docstring.
         n: how many items; of a published or a user's set at most so many, drawn by the seed, all by default.
         split: "test" by default; of BLINK "val", whose keys are published ("test" is refused, since they are not).
-        form, difficulty, size, seed, marks, wording, image_folder: as in :func:`training_data`; for VSI-Bench the image folder
-            is that of the scenes.
+        form, difficulty, size, seed, marks, wording, image_folder: as in :func:`training_data`; for VSI-Bench the image
+            folder is that of the scenes.
         disclaimer, joined: of BLINK, see :func:`interp.tasks.perception.blink.read_blink`.
         frames: of VSI-Bench: most frames of a scene.
 

@@ -77,13 +77,13 @@ DESCRIBED: Mapping[str, Described] = MappingProxyType(
         ),
         "semantic_correspondence": Described(
             r"Which point is the same body part as REF\?",
-            f"{_REFERENCE}, on an animal, {_CHOICES}, on another animal. Consider what the animals' bodies consist of. "
-            "Where is the part that REF lies on?",
+            f"{_REFERENCE}, on an animal, {_CHOICES}, on another animal. Consider what the animals' bodies consist "
+            "of. Where is the part that REF lies on?",
         ),
         "spatial_relation": Described(
             r"Is the (.+) (.+ of|above|below) the (.+)\?",
-            "There are several things in the picture, among them two that are asked about: one is the {2} and the other "
-            "is the {0}. Compare their places. Do you find the latter {1} the former?",
+            "There are several things in the picture, among them two that are asked about: one is the {2} and the "
+            "other is the {0}. Compare their places. Do you find the latter {1} the former?",
         ),
         "object_localization": Described(
             r"Which box fits the (.+) tightly\?",
