@@ -87,8 +87,8 @@ DESCRIBED: Mapping[str, Described] = MappingProxyType(
         ),
         "object_localization": Described(
             r"Which box fits the (.+) tightly\?",
-            "Two boxes labelled A and B are drawn around the {0}. One of them is as small as it can be and the other is "
-            "not. Which is the accurate one?",
+            "Two boxes labelled A and B are drawn around the {0}. One of them is as small as it can be and the other "
+            "is not. Which is the accurate one?",
         ),
         "visual_correspondence": Described(
             r"Which point in the second image is the point REF of the first\?",
