@@ -20,7 +20,7 @@ from nbclient.exceptions import CellExecutionError  # noqa: E402
 from probes.notebooks.__main__ import ROOT, execute, scripts  # noqa: E402
 
 MEGABYTES = 2
-NOTEBOOKS = 5
+NOTEBOOKS = 6
 
 
 def cells(notebook: Any) -> list[tuple[str, str]]:
