@@ -138,8 +138,10 @@ def layer_curves(relation: pd.DataFrame) -> Figure | None:
         ax.set_xlabel("layer")
         ax.set_title(model if len(models) > 1 else "", fontsize=9, loc="left")
     axes[0].set_ylabel("correlation with transfer, double-centred")
+    handles, labels = axes[-1].get_legend_handles_labels()
     figure.set_figwidth(figure.get_figwidth() + 2.6)
-    figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside right center", fontsize=7, frameon=False)
+    figure.set_figheight(max(figure.get_figheight(), 0.6 + 0.165 * len(labels)))
+    figure.legend(handles, labels, loc="outside right center", fontsize=7, frameon=False)
     return figure
 
 
