@@ -87,11 +87,12 @@ def main(arguments: Arguments) -> None:
     console = Console(soft_wrap=True)
     updates = read_updates(arguments.adapters, base=arguments.base, fraction=arguments.fraction)
     comparison = compare(updates, rank=arguments.rank)
-    more, models = _on_the_model(arguments, updates, comparison, console)
+    more, foretold, models = _on_the_model(arguments, updates, comparison, console)
     similarity = similarity_table(comparison, more=more)
     tables = {
         "similarity": similarity,
         "similarity_long": long_table(similarity),
+        **foretold,
         "norms": norm_table(comparison),
         "ceilings": ceiling_table(comparison, more=more),
         "angles": angle_table(comparison),
@@ -115,12 +116,13 @@ def main(arguments: Arguments) -> None:
 
 def _on_the_model(
     arguments: Arguments, updates: "Sequence[Update]", comparison: "Comparison", console: "Console"
-) -> "tuple[list[Measured], dict[str, str]]":
-    """What needs the base model and items: gains and changes of states; and the model's fingerprint."""
+) -> "tuple[list[Measured], dict[str, pd.DataFrame], dict[str, str]]":
+    """What needs the base model and items: gains and changes of states; LogME; and the model's fingerprint."""
     if not (arguments.gains or arguments.states):
-        return [], {}
+        return [], {}, {}
     from interp.errors import CrosstaskError
     from interp.transfer.names import identity
+    from interp.updates.answers import LastStates, answer_logme
     from interp.updates.comparison import centring, norms_of
     from interp.updates.gains import answer_losses, gains, measured_gains
     from interp.updates.states import end_states, measured_changes, state_changes
@@ -132,6 +134,7 @@ def _on_the_model(
     model = common.model_loader(arguments.loading, main=named)(named)
     tasks = [identity(task) for task in arguments.targets] or list(dict.fromkeys(u.name.task for u in updates))
     found: list[Measured] = []
+    tables: dict[str, pd.DataFrame] = {}
     if arguments.gains:
         items = {task: _items(arguments, updates, task, arguments.gains, model) for task in tasks}
         losses = {task: answer_losses(model, shown, batch=arguments.batch) for task, shown in items.items()}
@@ -139,15 +142,23 @@ def _on_the_model(
         norms = {where: norms_of([one]) for where, one in comparison.modules.items()}
         found += measured_gains(slopes, updates, norms)
     if arguments.states:
-        shown = [item for task in tasks for item in _items(arguments, updates, task, arguments.states, model)]
+        asked = {task: _items(arguments, updates, task, arguments.states, model) for task in tasks}
+        shown = [item for items in asked.values() for item in items]
         folders = {str(update.name): update.folder for update in updates}
         centre = centring([update.name for update in updates])
         states, leave = end_states(model, folders, shown, batch=arguments.batch)
+        recorded = LastStates(states)
         try:
-            found += measured_changes(state_changes(list(folders), states), centre=centre)
+            found += measured_changes(state_changes(list(folders), recorded), centre=centre)
         finally:
             leave()
-    return found, {model.name: model.fingerprint}
+        tables["logme_long"] = answer_logme(
+            recorded.last,
+            {str(update.name): update.name.task for update in updates},
+            [task for task, items in asked.items() for _ in items],
+            [item.turns[-1][1] for item in shown],
+        )
+    return found, tables, {model.name: model.fingerprint}
 
 
 def _items(arguments: Arguments, updates: "Sequence[Update]", task: str, n: int, model: Any) -> "list[Example]":

@@ -121,6 +121,8 @@ def test_gains_and_states_of_a_matrix_are_measured_on_its_model(place: Place, ma
     own = pd.read_csv(out / "ceilings.csv")
     assert set(own["measure"]) == {"gain", "gain_unit"}  # of each task on itself; there is one seed
     assert own.loc[(own["measure"] == "gain") & (own["layer"] == "all"), "value"].gt(0).any()
+    foretold = pd.read_csv(out / "logme_long.csv")
+    assert set(foretold["measure"]) <= {"logme"}
     environment = json.loads((out / "environment.json").read_text())
     assert str(place.vlm) in environment["models"]
 
