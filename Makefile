@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 
 help:
 	@echo "make demo       cross-modal patching with the bundled pair of models: 4 to 6 minutes on two cores"
-	@echo "make test       the test suite: 15 to 20 minutes on two cores"
+	@echo "make test       the test suite: about 20 minutes on two cores"
 	@echo "make lint       ruff and mypy"
 	@echo "make docs       write the tables of docs/ again and build the site, build/site/index.html: about 4 minutes"
 	@echo "make site       build the site alone, offline"
