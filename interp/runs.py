@@ -243,6 +243,29 @@ class Run:
             self.write_json(path.name, {**known, "continued": [*known["continued"], found]})
 
 
+def read_journal(folder: Path) -> dict[str, Any]:
+    """The finished units of a folder with what was recorded of them, read without holding the folder."""
+    path = folder / JOURNAL
+    found = {}
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+        if not line.endswith(b"\n"):
+            break  # torn by a kill; the next to open the folder cuts it off
+        unit = json.loads(line)
+        found[unit["key"]] = unit["payload"]
+    return found
+
+
+def hold_to_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a folder of another configuration, without holding it; one that has none yet may be any.
+
+    Raises:
+        CrosstaskError: with what differs.
+    """
+    path = folder / CONFIG
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(config)):
+        Run.open(folder, config).close()  # says what differs
+
+
 def _locked(folder: Path) -> filelock.BaseFileLock:
     # One lock a process: a run that an error left open must not keep the same process from continuing it.
     lock = filelock.FileLock(folder.resolve() / ".lock", blocking=False, is_singleton=True)

@@ -78,6 +78,14 @@ def start(experiment: Any, argv: Sequence[object]) -> int:
     return common.run(experiment.Arguments, experiment.main, module=experiment.MODULE, argv=list(map(str, argv)))
 
 
+def start_undrawn(experiment: Any, figures: Any, argv: Sequence[object], *, draw: bool = False) -> int:
+    """As `start`, without the experiment's figures unless they are looked at."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not draw:
+            patch.setattr(figures, "all_figures", lambda *_, **__: {})
+        return start(experiment, argv)
+
+
 def refuses(experiment: Any, argv: Sequence[object], said: str, capsys: pytest.CaptureFixture[str], out: Path) -> None:
     """Bad input is one sentence that matches the pattern, exit code 2, and nothing is written."""
     assert start(experiment, argv) == 2

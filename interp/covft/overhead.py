@@ -26,11 +26,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from interp.covft.arms import Plan
 from interp.covft.plan import StudySettings, Unit, evaluation_job, make_unit, mixture_label
-from interp.covft.units import journal
 from interp.covft.work import StudyWork
 from interp.errors import CrosstaskError
 from interp.memory import peak_memory
-from interp.runs import Run
+from interp.runs import Run, read_journal
 from interp.tuning.evaluation.evaluate import evaluate
 from interp.tuning.matrix.work import scoring_options, target_items
 from interp.tuning.run import TunedRun, finetune
@@ -144,7 +143,7 @@ def read(root: Path, plan: Plan) -> pd.DataFrame:
     """What was measured of a plan's arms."""
     names = {cell.arm.name for cell in plan.cells}
     rows = []
-    for key, payload in journal(folder_of(root, plan)).items():
+    for key, payload in read_journal(folder_of(root, plan)).items():
         name, repeat = json.loads(key)
         if name in names:
             rows.append({"arm": name, "repeat": repeat, **payload})

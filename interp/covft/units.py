@@ -18,7 +18,7 @@ import filelock
 from interp.covft.plan import TRAINED, UNITS, Unit
 from interp.errors import CrosstaskError
 from interp.files import sha256_of
-from interp.runs import CONFIG, JOURNAL, Run
+from interp.runs import Run, hold_to_config, read_journal
 from interp.tuning.evaluation.records import Record
 from interp.tuning.matrix.plan import plain
 
@@ -69,19 +69,7 @@ def folder_of(root: Path, unit: Unit) -> Path:
 
 def finished(root: Path, unit: Unit) -> dict[str, Any]:
     """What is finished of a unit: name of the step -> what was recorded."""
-    return journal(folder_of(root, unit))
-
-
-def journal(folder: Path) -> dict[str, Any]:
-    """What a run folder's journal holds, read without holding the folder."""
-    path = folder / JOURNAL
-    found = {}
-    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
-        if not line.endswith(b"\n"):
-            break  # torn by a kill; the next to open the folder cuts it off
-        step = json.loads(line)
-        found[step["key"]] = step["payload"]
-    return found
+    return read_journal(folder_of(root, unit))
 
 
 def is_finished(root: Path, unit: Unit) -> bool:
@@ -90,9 +78,7 @@ def is_finished(root: Path, unit: Unit) -> bool:
     Raises:
         CrosstaskError: its folder was made with another configuration.
     """
-    path = folder_of(root, unit) / CONFIG
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(unit.config)):
-        Run.open(path.parent, unit.config).close()  # says what differs
+    hold_to_config(folder_of(root, unit), unit.config)
     return set(unit.steps) <= finished(root, unit).keys()
 
 

@@ -20,7 +20,7 @@ from interp.tuning.adapters import adapter_at_work, attached
 from interp.tuning.encoding import encode
 from interp.tuning.text_context import context_text
 from tests import tiny
-from tests.places import Place, killed, refuses, start
+from tests.places import Place, killed, refuses, start_undrawn
 from tests.tuned import tune_tiny
 
 TASKS = ("counting", "visual_similarity", "relative_depth", "jigsaw")
@@ -29,10 +29,7 @@ TABLES = ("direct", "cross", "rsa")
 
 def run(argv: Sequence[object], *, draw: bool = False) -> int:
     """The exit code; figures are drawn where they are looked at."""
-    with pytest.MonkeyPatch.context() as patch:
-        if not draw:
-            patch.setattr(figures, "all_figures", lambda *_, **__: {})
-        return start(context_and_vectors, argv)
+    return start_undrawn(context_and_vectors, figures, argv, draw=draw)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from interp.models.base import load_model
 from interp.tasks.perception.datasets import test_data as scored_data
 from interp.tuning.adapters import attached
 from interp.tuning.text_context import context_text
-from tests.places import Place, killed, refuses, start
+from tests.places import Place, killed, refuses, start, start_undrawn
 from tests.tuned import tune_tiny
 
 TASKS = ("counting", "visual_similarity")
@@ -29,10 +29,7 @@ REPRESENTATIONS = {"context", "text", "neutral", "blank", "features", "frozen"}
 
 def run(argv: Sequence[object], *, draw: bool = False) -> int:
     """The exit code; figures are drawn where they are looked at."""
-    with pytest.MonkeyPatch.context() as patch:
-        if not draw:
-            patch.setattr(figures, "all_figures", lambda *_, **__: {})
-        return start(context_clusters, argv)
+    return start_undrawn(context_clusters, figures, argv, draw=draw)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 
 from experiments import gradient_conflict
 from figures import conflict as figures
-from tests.places import Place, killed, refuses, start
+from tests.places import Place, killed, refuses, start_undrawn
 
 TABLES = ("alignment", "differences", "conflict", "pairs", "gradients", "distance", "distance_summary")
 ARMS = ("vision_full", "covft:text=hashing")
@@ -25,10 +25,7 @@ SMALL = (
 
 def run(argv: Sequence[object], *, draw: bool = False) -> int:
     """The exit code; figures are drawn where they are looked at."""
-    with pytest.MonkeyPatch.context() as patch:
-        if not draw:
-            patch.setattr(figures, "all_figures", lambda *_, **__: {})
-        return start(gradient_conflict, argv)
+    return start_undrawn(gradient_conflict, figures, argv, draw=draw)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from interp.errors import CrosstaskError
 from interp.files import sha256_of
-from interp.runs import CONFIG, JOURNAL, Run
+from interp.runs import Run, hold_to_config, read_journal
 from interp.tuning.evaluation.records import Record
 from interp.tuning.matrix.plan import Job, Variant
 
@@ -55,14 +55,7 @@ def units(job: Job) -> list[str]:
 
 def finished_units(root: Path, key: str) -> dict[str, Any]:
     """The finished units of a job with what was recorded of them, read without holding the folder."""
-    path = folder_of(root, key) / JOURNAL
-    found = {}
-    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
-        if not line.endswith(b"\n"):
-            break  # torn by a kill; the next to open the folder cuts it off
-        unit = json.loads(line)
-        found[unit["key"]] = unit["payload"]
-    return found
+    return read_journal(folder_of(root, key))
 
 
 def is_finished(root: Path, job: Job) -> bool:
@@ -71,9 +64,7 @@ def is_finished(root: Path, job: Job) -> bool:
     Raises:
         CrosstaskError: its folder was made with another configuration.
     """
-    path = folder_of(root, job.key) / CONFIG
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(job.config)):
-        Run.open(path.parent, job.config).close()  # says what differs
+    hold_to_config(folder_of(root, job.key), job.config)
     return set(units(job)) <= finished_units(root, job.key).keys()
 
 
