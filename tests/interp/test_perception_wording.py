@@ -10,6 +10,10 @@ from interp.tasks.perception.datasets import test_data as data_for_tests
 from interp.tasks.perception.datasets import training_data
 from interp.tasks.perception.registry import perception_task, perception_tasks
 from interp.tasks.perception.wording import DESCRIBED, worded
+from interp.tuning.config import TuneConfig
+from interp.tuning.dataset import training_examples
+from interp.tuning.matrix.plan import MatrixSettings, make_jobs
+from interp.tuning.matrix.work import HowOptions, target_items, tune_config
 
 CORE = sorted(perception_tasks(core=True))
 
@@ -61,6 +65,27 @@ def test_training_and_test_items_take_the_wording():
     for draw in (training_data, data_for_tests):
         questions = [item.question for item in draw("RD", n=2, size=64, wording="described")]
         assert questions == [DESCRIBED["relative_depth"].question] * 2
+
+
+def test_a_matrix_trains_and_tests_in_its_wording():
+    settings = MatrixSettings(
+        "perception", ("relative_depth",), ("relative_depth",), items=1, size=64, wording="described",
+        training={"examples": 2, "steps": 1},
+    )  # fmt: skip
+    asked = [DESCRIBED["relative_depth"].question]
+    for job in make_jobs(settings):
+        if job.kind == "evaluate":
+            assert [item.question for item in target_items(job)] == asked
+        else:
+            config = tune_config(job, HowOptions())
+            assert [item.question for item in training_examples(config)] == 2 * asked
+
+
+def test_a_brief_wording_leaves_no_trace_in_a_configuration():
+    assert "wording" not in TuneConfig("RD").settings()
+    assert TuneConfig("RD", wording="described").settings()["wording"] == "described"
+    with pytest.raises(CrosstaskError, match="there is no wording 'long'; expected brief or described"):
+        TuneConfig("RD", wording="long")
 
 
 def test_other_forms_and_unknown_wordings_are_refused():
