@@ -48,7 +48,10 @@ class Arguments:
     permutations: int = 999
     """Permutations of the tasks."""
     difficulty: float = 0.5
-    """Of the items, 0 (easiest) to 1."""
+    """Of the items of tasks that --difficulties does not name: 0 (easiest) to 1."""
+    difficulties: Annotated[Path | None, arg("FILE", "none")] = None
+    """Difficulty by task: a JSON object, or a CSV with columns task and difficulty, as transfer_matrix --calibrate
+    writes them."""
     wording: Literal["brief", "described"] = "brief"
     """How tasks ask; see interp/tasks/perception/wording.py."""
     size: Annotated[int | None, arg("PIXELS", "what the model's tower takes")] = None
@@ -165,10 +168,12 @@ def _compare(arguments: Arguments) -> None:
 def _given(arguments: Arguments, settings: "type[Any]") -> "dict[str, Any]":
     """The settings that the command line gives."""
     from interp.tasks.perception.registry import perception_tasks, task_name
+    from interp.tuning.matrix.calibration import difficulties_of
 
     given = {name: value for name, value in vars(arguments).items() if name in settings.__dataclass_fields__}
     tasks = tuple(task_name(name) for name in arguments.tasks) or tuple(perception_tasks())
-    return given | {"tasks": tasks, "size": arguments.size or 0}
+    levels = difficulties_of(tasks, arguments.difficulties, otherwise=arguments.difficulty)
+    return given | {"tasks": tasks, "difficulties": levels, "size": arguments.size or 0}
 
 
 if __name__ == "__main__":

@@ -54,7 +54,10 @@ class Arguments:
     shuffles: int = 199
     """Shuffled labels, and permuted items, behind the chance levels."""
     difficulty: float = 0.5
-    """Of the items, 0 (easiest) to 1."""
+    """Of the items of tasks that --difficulties does not name: 0 (easiest) to 1."""
+    difficulties: Annotated[Path | None, arg("FILE", "none")] = None
+    """Difficulty by task: a JSON object, or a CSV with columns task and difficulty, as transfer_matrix --calibrate
+    writes them."""
     size: Annotated[int | None, arg("PIXELS", "what the model's tower takes")] = None
     """Side of drawn pictures."""
     seed: int = 1000
@@ -76,15 +79,18 @@ def main(arguments: Arguments) -> None:
     from interp.tasks.perception.registry import perception_tasks, task_name
     from interp.transfer.names import abbreviation
     from interp.tuning.adapters import check_base, trained_limits
+    from interp.tuning.matrix.calibration import difficulties_of
     from interp.tuning.pixels import pixel_limits
 
     console = Console(soft_wrap=True)
     given = {name: value for name, value in vars(arguments).items() if name in ClusterSettings.__dataclass_fields__}
+    tasks = tuple(task_name(name) for name in arguments.tasks) or tuple(perception_tasks())
     settings = ClusterSettings(
         **given
         | {
             "adapter": adapter_fingerprint(arguments.adapter),
-            "tasks": tuple(task_name(name) for name in arguments.tasks) or tuple(perception_tasks()),
+            "tasks": tasks,
+            "difficulties": difficulties_of(tasks, arguments.difficulties, otherwise=arguments.difficulty),
             "size": arguments.size or 0,
         }
     )

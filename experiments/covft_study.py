@@ -130,13 +130,8 @@ def settings_of(arguments: Arguments) -> "StudySettings":
         CrosstaskError: an unknown task, or values out of range.
     """
     from interp.covft.plan import StudySettings
-    from interp.tuning.matrix.calibration import read_difficulties
-    from interp.tuning.matrix.plan import task_of
-    from interp.tuning.matrix.work import canonical
+    from interp.tuning.matrix.calibration import difficulties_of
 
-    given = read_difficulties(arguments.difficulties) if arguments.difficulties is not None else {}
-    difficulties = {task_of(name): arguments.difficulty for name in tasks_of(arguments)}
-    difficulties |= {task_of(canonical(name)): value for name, value in given.items()}
     taken = ("examples", "steps", "batch", "learning_rate", "rank", "alpha")
     return StudySettings(
         model=arguments.model,
@@ -148,7 +143,7 @@ def settings_of(arguments: Arguments) -> "StudySettings":
         wording=arguments.wording,
         shifts=arguments.shifts,
         loading=arguments.loading.config(),
-        difficulties=difficulties,
+        difficulties=difficulties_of(tasks_of(arguments), arguments.difficulties, otherwise=arguments.difficulty),
     )
 
 

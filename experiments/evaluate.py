@@ -126,13 +126,12 @@ def settings(arguments: Arguments) -> dict[str, Any]:
     from interp.files import sha256_of
     from interp.tasks.perception.registry import perception_tasks
     from interp.tuning.adapters import trained_limits
-    from interp.tuning.matrix.calibration import read_difficulties
+    from interp.tuning.matrix.calibration import difficulties_of
     from interp.tuning.matrix.plan import task_of
     from interp.tuning.matrix.work import canonical, file_of
 
     tasks = [canonical(name) for name in arguments.tasks] or list(perception_tasks(core=True))
-    given = read_difficulties(arguments.difficulties) if arguments.difficulties is not None else {}
-    chosen = {task_of(canonical(name)): value for name, value in given.items()}
+    chosen = difficulties_of(tasks, arguments.difficulties, otherwise=arguments.difficulty)
     taken = ("model", "items", "split", "size", "wording", "data_seed", "scoring", "shifts", "max_new_tokens")
     weights = {
         name: {path.name: sha256_of(path) for path in sorted(folder.glob("*.safetensors"))}
@@ -145,7 +144,7 @@ def settings(arguments: Arguments) -> dict[str, Any]:
         **{name: getattr(arguments, name) for name in taken},
         **limits,
         "tasks": list(dict.fromkeys(tasks)),
-        "difficulties": {task_of(name): chosen.get(task_of(name), arguments.difficulty) for name in tasks},
+        "difficulties": {task_of(name): chosen[task_of(name)] for name in tasks},
         "files": {name: sha256_of(path) for name in tasks if (path := file_of(name)) is not None},
         "adapters": weights,
         "loading": arguments.loading.config(),

@@ -57,7 +57,10 @@ class Arguments:
     pair_seeds: tuple[int, ...] = (0, 1)
     """Seeds of those trainings; two or more, for the control."""
     difficulty: float = 0.5
-    """Of the items, 0 (easiest) to 1."""
+    """Of the items of tasks that --difficulties does not name: 0 (easiest) to 1."""
+    difficulties: Annotated[Path | None, arg("FILE", "none")] = None
+    """Difficulty by task: a JSON object, or a CSV with columns task and difficulty, as transfer_matrix --calibrate
+    writes them."""
     wording: Literal["brief", "described"] = "brief"
     """How tasks ask; see interp/tasks/perception/wording.py."""
     size: Annotated[int | None, arg("PIXELS", "what the model's tower takes")] = None
@@ -83,6 +86,7 @@ def main(arguments: Arguments) -> None:
     from interp.runs import Run
     from interp.tasks.perception.registry import perception_tasks, task_name
     from interp.transfer.names import abbreviation
+    from interp.tuning.matrix.calibration import difficulties_of
 
     console = Console(soft_wrap=True)
     given = {name: value for name, value in vars(arguments).items() if name in ConflictSettings.__dataclass_fields__}
@@ -91,6 +95,7 @@ def main(arguments: Arguments) -> None:
         **given
         | {
             "tasks": tasks,
+            "difficulties": difficulties_of(tasks, arguments.difficulties, otherwise=arguments.difficulty),
             "arms": tuple(Arm.parse(text) for text in arguments.arms),
             "layers": arguments.layers or "late",
             "pair": tuple(task_name(name) for name in arguments.pair),

@@ -153,17 +153,14 @@ def settings_of(arguments: Arguments) -> "MatrixSettings":
     """
     from interp.files import sha256_of
     from interp.tasks.perception.registry import perception_tasks
-    from interp.tuning.matrix.calibration import read_difficulties
-    from interp.tuning.matrix.plan import PIXEL_LIMITS, MatrixSettings, task_of
+    from interp.tuning.matrix.calibration import difficulties_of
+    from interp.tuning.matrix.plan import PIXEL_LIMITS, MatrixSettings
     from interp.tuning.matrix.work import canonical, file_of
 
     core = tuple(perception_tasks(core=True))
     controls = tuple(name for name in CONTROLS if name in perception_tasks(core=None))
     sources = tuple(map(canonical, arguments.sources)) or (*core, *controls)
     targets = tuple(map(canonical, (*(arguments.targets or core), *arguments.extra_targets)))
-    given = read_difficulties(arguments.difficulties) if arguments.difficulties is not None else {}
-    difficulties = {task_of(name): arguments.difficulty for name in (*sources, *targets)}
-    difficulties |= {task_of(canonical(name)): value for name, value in given.items()}
     paths = {name: path for name in (*sources, *targets) if (path := file_of(name)) is not None}
     taken = ("strategy", "batch", "learning_rate", "lr_scheduler", "rank", "alpha")
     training: dict[str, Any] = {name: getattr(arguments, name) for name in taken}
@@ -179,7 +176,7 @@ def settings_of(arguments: Arguments) -> "MatrixSettings":
         sources=sources,
         targets=targets,
         training=training,
-        difficulties=difficulties,
+        difficulties=difficulties_of((*sources, *targets), arguments.difficulties, otherwise=arguments.difficulty),
         loading=arguments.loading.config(),
         files={name: sha256_of(path) for name, path in paths.items()},
     )

@@ -13,7 +13,7 @@ from interp.models.options import LoadOptions
 from interp.tasks.perception.wording import Wording
 from interp.tuning.config import TuneConfig
 from interp.tuning.dataset import picture_side
-from interp.tuning.matrix.plan import task_of
+from interp.tuning.matrix.plan import DIFFICULTY, task_of
 from interp.tuning.strategies import strategy
 from interp.tuning.strategies.options import read_options
 
@@ -65,7 +65,7 @@ class ConflictSettings:
         examples: of each training.
         pair: two tasks whose trainings' distance is measured; or none.
         pair_seeds: seeds of those trainings; two or more, for the control.
-        difficulty: of drawn items, 0 to 1.
+        difficulties: task -> difficulty of its drawn items, 0 to 1; of the others 0.5.
         wording: how tasks ask.
         size: side of their pictures in pixels; resolved to what the model's tower takes.
         seed: of the micro-batches and of resampling. Trainings draw with small seeds.
@@ -89,7 +89,7 @@ class ConflictSettings:
     examples: int = 3200
     pair: tuple[str, ...] = ()
     pair_seeds: tuple[int, ...] = (0, 1)
-    difficulty: float = 0.5
+    difficulties: Mapping[str, float] = field(default_factory=dict)
     wording: Wording = "brief"
     size: int = 0
     seed: int = 1000
@@ -135,6 +135,10 @@ class ConflictSettings:
         """The task of each micro-batch, in order."""
         return [name for name in self.names for _ in range(self.micro_batches)]
 
+    def difficulty(self, asked: str) -> float:
+        """Of the items of "task" or "task/form"."""
+        return self.difficulties.get(task_of(asked), DIFFICULTY)
+
     def arm(self, name: str) -> Arm:
         """An arm by its name."""
         return next(arm for arm in self.arms if arm.name == name)
@@ -157,7 +161,7 @@ class ConflictSettings:
             model=self.model,
             strategy=arm.strategy,
             options=dict(arm.options),
-            difficulty=self.difficulty,
+            difficulty=self.difficulty(what),
             wording=self.wording,
             size=self.size or None,
             examples=self.examples,

@@ -167,11 +167,10 @@ class ConflictWork:
 
     def _examples(self, what: str, seed: int) -> Sequence[Learnable]:
         settings = self.settings
-        given: dict[str, Any] = {"difficulty": settings.difficulty, "wording": settings.wording}
-        given |= {"size": settings.size, "seed": seed}
-        if what == MIXTURE:
-            return mixture([(task, 1.0) for task in settings.tasks], n=settings.examples, **given)
-        return training_data(what, n=settings.examples, **given)
+        given: dict[str, Any] = {"wording": settings.wording, "size": settings.size, "seed": seed}
+        tasks = settings.tasks if what == MIXTURE else (what,)
+        levels = {task: settings.difficulty(task) for task in tasks}
+        return mixture([(task, 1.0) for task in tasks], n=settings.examples, difficulty=levels, **given)
 
     def _micro_batches(self) -> list[list[Encoded]]:
         """Micro-batches of single tasks, from the content that trainings draw from, with another seed."""
@@ -180,8 +179,9 @@ class ConflictWork:
             size, count = settings.micro_batch, settings.micro_batches
             found = []
             for task in settings.tasks:
+                level = settings.difficulty(task)
                 data = training_data(
-                    task, n=size * count, difficulty=settings.difficulty, wording=settings.wording, size=settings.size,
+                    task, n=size * count, difficulty=level, wording=settings.wording, size=settings.size,
                     seed=settings.seed,
                 )  # fmt: skip
                 encoded = encode_all(self.model, [as_example(data[index]) for index in range(size * count)])

@@ -87,7 +87,7 @@ class ClusterWork(Kept):
         """The items of a task and form; those of two wordings have the same names and pictures."""
         s = self.settings
         return asked_items(
-            asked, n=s.items, split="test", difficulty=s.difficulty, wording=wording, size=s.size, seed=s.seed
+            asked, n=s.items, split="test", difficulty=s.difficulty(asked), wording=wording, size=s.size, seed=s.seed
         )
 
     def layer(self) -> int:

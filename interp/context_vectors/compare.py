@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ from interp.tuning.evaluation.forced_choice import choose, prepare
 from interp.tuning.evaluation.reading import ItemReader
 from interp.tuning.evaluation.variants import changes_vision
 from interp.tuning.evaluation.vision import PixelVision
-from interp.tuning.matrix.plan import task_of
+from interp.tuning.matrix.plan import DIFFICULTY, task_of
 
 COVFT, SETTING = "covft", "item"
 DOSE = ("steps", "examples_seen")
@@ -131,7 +131,7 @@ class CompareSettings:
         items: test items of each task that answers are scored on.
         patch_layer: decoder block that is patched; the middle one by default, resolved.
         shifts: whether answers are averaged over all shifts of the options.
-        difficulty: of drawn items.
+        difficulties: task -> difficulty of its drawn items, 0 to 1; of the others 0.5.
         wording: how tasks ask.
         size: side of their pictures; resolved.
         seed: of items and resampling.
@@ -144,7 +144,7 @@ class CompareSettings:
     items: int = 40
     patch_layer: int = -1
     shifts: bool = True
-    difficulty: float = 0.5
+    difficulties: Mapping[str, float] = field(default_factory=dict)
     wording: Wording = "brief"
     size: int = 0
     seed: int = 1000
@@ -161,6 +161,10 @@ class CompareSettings:
     def names(self) -> tuple[str, ...]:
         """The tasks as tables call them."""
         return tuple(task_of(name) for name in self.tasks)
+
+    def difficulty(self, asked: str) -> float:
+        """Of the items of "task" or "task/form"."""
+        return self.difficulties.get(task_of(asked), DIFFICULTY)
 
     def resolve(self, model: Model) -> CompareSettings:
         """With what the model decides.
@@ -218,7 +222,7 @@ class CompareWork(Kept):
     def _items(self, asked: str, split: str, n: int) -> Any:
         s = self.settings
         return asked_items(
-            asked, n=n, split=split, difficulty=s.difficulty, wording=s.wording, size=s.size, seed=s.seed
+            asked, n=n, split=split, difficulty=s.difficulty(asked), wording=s.wording, size=s.size, seed=s.seed
         )
 
     def _vectors(self, asked: str) -> Float[torch.Tensor, "2 L D"]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from interp.context_vectors.reading import NEUTRAL
@@ -11,7 +12,7 @@ from interp.models.base import Model
 from interp.perception_vectors.settings import evenly
 from interp.tasks.perception.wording import Wording
 from interp.tuning.dataset import picture_side
-from interp.tuning.matrix.plan import task_of
+from interp.tuning.matrix.plan import DIFFICULTY, task_of
 
 MOST_LAYERS = 12
 """So many decoder layers are compared where none are named."""
@@ -29,7 +30,7 @@ class JointSettings:
         layers: decoder blocks; resolved by :meth:`resolve`.
         neutral: the sentence that stands for every question where the picture alone should decide.
         permutations: of tasks.
-        difficulty: of drawn items, 0 to 1.
+        difficulties: task -> difficulty of its drawn items, 0 to 1; of the others 0.5.
         wording: how tasks ask.
         size: side of their pictures in pixels; resolved to what the model's tower takes.
         seed: of the items and of resampling.
@@ -42,7 +43,7 @@ class JointSettings:
     layers: tuple[int, ...] = ()
     neutral: str = NEUTRAL
     permutations: int = 999
-    difficulty: float = 0.5
+    difficulties: Mapping[str, float] = field(default_factory=dict)
     wording: Wording = "brief"
     size: int = 0
     seed: int = 1000
@@ -60,6 +61,10 @@ class JointSettings:
     def names(self) -> tuple[str, ...]:
         """The tasks as tables call them, in order."""
         return tuple(task_of(name) for name in self.tasks)
+
+    def difficulty(self, asked: str) -> float:
+        """Of the items of "task" or "task/form"."""
+        return self.difficulties.get(task_of(asked), DIFFICULTY)
 
     def resolve(self, model: Model) -> JointSettings:
         """With what the model decides.

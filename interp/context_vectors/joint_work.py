@@ -83,7 +83,13 @@ class JointWork(Kept):
         if unit[0] == "read":
             s = self.settings
             items = asked_items(
-                unit[2], n=s.items, split=unit[1], difficulty=s.difficulty, wording=s.wording, size=s.size, seed=s.seed
+                unit[2],
+                n=s.items,
+                split=unit[1],
+                difficulty=s.difficulty(unit[2]),
+                wording=s.wording,
+                size=s.size,
+                seed=s.seed,
             )
             self.write(unit, read_pairs(self.model, items, self.folder, neutral=s.neutral))
         elif unit[0] == "decoded":

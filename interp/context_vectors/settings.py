@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from interp.context_vectors.reading import NEUTRAL
@@ -11,7 +12,7 @@ from interp.models.base import Model
 from interp.tasks.perception.registry import perception_task
 from interp.tasks.perception.wording import WORDINGS, Wording
 from interp.tuning.dataset import picture_side
-from interp.tuning.matrix.plan import task_of
+from interp.tuning.matrix.plan import DIFFICULTY, task_of
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class ClusterSettings:
         nearest: samples that are shown of each cluster.
         neutral: the sentence that stands for every question where the picture alone should decide.
         shuffles: of labels, permutations of items.
-        difficulty: of drawn items, 0 to 1.
+        difficulties: task -> difficulty of its drawn items, 0 to 1; of the others 0.5.
         size: side of their pictures in pixels; resolved to what the model's tower takes.
         seed: of the items, k-means and resampling.
     """
@@ -46,7 +47,7 @@ class ClusterSettings:
     nearest: int = 4
     neutral: str = NEUTRAL
     shuffles: int = 199
-    difficulty: float = 0.5
+    difficulties: Mapping[str, float] = field(default_factory=dict)
     size: int = 0
     seed: int = 1000
 
@@ -75,6 +76,10 @@ class ClusterSettings:
             f"{task}/{form}" for task in dict.fromkeys(map(task_of, self.tasks)) for form in perception_task(task).forms
         ]
         return tuple(found)
+
+    def difficulty(self, asked: str) -> float:
+        """Of the items of "task" or "task/form"."""
+        return self.difficulties.get(task_of(asked), DIFFICULTY)
 
     def labels_of(self, asked: str) -> tuple[str, str]:
         """Task and form of what is asked."""

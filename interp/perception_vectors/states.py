@@ -11,6 +11,7 @@ is given without the mean over tasks too, which is the ceiling of what tells tas
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ from interp.errors import CrosstaskError
 from interp.hooks import capture
 from interp.memory import memory_plan
 from interp.models.base import Model
+from interp.tuning.adapters import adapter_at_work
 from interp.tuning.evaluation.forced_choice import Vision
 from interp.tuning.evaluation.packing import Pack, Reading, batches, collate_packs
 from interp.tuning.evaluation.vision import last_logits
@@ -29,7 +31,12 @@ from interp.tuning.evaluation.vision import last_logits
 
 @torch.no_grad()
 def read_states(
-    model: Model, readings: Sequence[Reading], vision: Vision, *, budget: int | None = None
+    model: Model,
+    readings: Sequence[Reading],
+    vision: Vision,
+    *,
+    texts: Sequence[str] | None = None,
+    budget: int | None = None,
 ) -> Float[Tensor, "N L D"]:
     """The residual stream after each block at the last token of each reading, on the CPU.
 
@@ -37,8 +44,18 @@ def read_states(
         model: the model, with whatever adapter is at work.
         readings: N of them, of any lengths.
         vision: how their pictures enter.
+        texts: what an adapter whose vision tower reads the question is told of each reading
+            (:func:`interp.tuning.text_context.context_text`); other adapters need none.
         budget: most tokens of a forward pass; by the memory that is free by default.
+
+    Raises:
+        CrosstaskError: the tower of the adapter at work reads texts, and there are none.
     """
+    adapter = adapter_at_work(model)
+    if adapter.reads_text and texts is None:
+        raise CrosstaskError(
+            "the vision tower of the adapter at work reads the question: give the text of each reading"
+        )
     packs = [Pack((reading,), 0) for reading in readings]
     dtype = torch.promote_types(model.dtype, torch.float32)
     states = torch.empty(len(packs), model.n_layers, model.width, dtype=dtype)
@@ -47,7 +64,10 @@ def read_states(
             [packs[index] for index in group], pad_id=model.pad_id, dtype=model.dtype, device=model.device
         )
         last = torch.full((len(group),), batch.inputs["input_ids"].shape[1] - 1)
-        with capture(model.blocks, last) as captured:
+        told: AbstractContextManager[object] = nullcontext()
+        if adapter.reads_text and texts is not None and batch.pictures:
+            told = adapter.context([texts[index] for index in group], batch.owner)
+        with told, capture(model.blocks, last) as captured:
             last_logits(model, vision.join(batch.inputs, batch.pictures), 1)
         states[group] = captured.states.transpose(0, 1).to("cpu", dtype)
     return states

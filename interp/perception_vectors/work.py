@@ -10,6 +10,7 @@ Tensors are kept in `states/`, and answers in the journal.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -34,11 +35,29 @@ from interp.tuning.evaluation.reading import ItemReader
 from interp.tuning.evaluation.variants import changes_vision, variants
 from interp.tuning.evaluation.vision import vision_for
 from interp.tuning.matrix.plan import plain
+from interp.tuning.text_context import context_text
 
 Unit: TypeAlias = tuple[Any, ...]
 Source: TypeAlias = tuple[str, int]
 """What an adapter was trained on, and the seed of its training."""
 VECTORS = "vectors.safetensors"
+ALONE = ("item", "instruction")
+"""Settings in which an item stands without examples."""
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """A task's contexts, ready to be read.
+
+    Attributes:
+        readings: setting -> contexts as tokens.
+        texts: setting -> what a tower that reads questions is told of each: all that are asked, as in training.
+        vision: how their pictures enter.
+    """
+
+    readings: dict[Setting, list[Reading]]
+    texts: dict[Setting, list[str]]
+    vision: Vision
 
 
 class VectorWork:
@@ -56,7 +75,7 @@ class VectorWork:
     ) -> None:
         self.settings, self.run, self.model = settings, run, model
         self.adapters = dict(adapters or {})
-        self._contexts: dict[tuple[bool, str], tuple[ItemReader, dict[Setting, list[Reading]], Vision]] = {}
+        self._contexts: dict[tuple[bool, str], Contexts] = {}
 
     def units(self) -> list[Unit]:
         """All units; each comes after those that it needs."""
@@ -118,11 +137,8 @@ class VectorWork:
         return self.run.write_safetensors(VECTORS, tensors, header)
 
     def _states(self, name: str) -> None:
-        _, readings, vision = self._prepared(name, self.settings.settings)
-        found: dict[str, Tensor] = {
-            setting: halves(read_states(self.model, read, vision)) for setting, read in readings.items()
-        }
-        self._write(("states", name), found)
+        prepared = self._prepared(name, self.settings.settings)
+        self._write(("states", name), self._read_halves(prepared))
 
     def _moved(self, source: str, seed: int) -> None:
         folder = self.adapters[source, seed]
@@ -131,9 +147,8 @@ class VectorWork:
         # Read before the adapter is at work, since it is then found out whether features of pictures can be kept.
         ready = {name: self._kept(name, pixels) for name in self.settings.names}
         for _ in variants(self.model, {f"{source} (seed {seed})": folder}):
-            for name, (_, readings, vision) in ready.items():
-                for setting, read in readings.items():
-                    found[f"{setting}/{name}"] = halves(read_states(self.model, read, vision))
+            for name, prepared in ready.items():
+                found |= {f"{setting}/{name}": vector for setting, vector in self._read_halves(prepared).items()}
         self._write(("moved", source, seed), found)
 
     def _patch(self, split: str, target: str) -> None:
@@ -148,25 +163,36 @@ class VectorWork:
             payload[setting] = scored(arms, answers)
         self.run.record(("patch", split, target), payload)
 
-    def _kept(self, name: str, pixels: bool) -> tuple[ItemReader, dict[Setting, list[Reading]], Vision]:
+    def _read_halves(self, contexts: Contexts) -> dict[str, Tensor]:
+        """Setting -> the halves of a task's vector, as the model is now."""
+        return {
+            setting: halves(read_states(self.model, read, contexts.vision, texts=contexts.texts[setting]))
+            for setting, read in contexts.readings.items()
+        }
+
+    def _kept(self, name: str, pixels: bool) -> Contexts:
         """Contexts that are read again under every adapter."""
         if (pixels, name) not in self._contexts:
             self._contexts[pixels, name] = self._prepared(name, self.settings.patched, pixels=pixels)
         return self._contexts[pixels, name]
 
-    def _prepared(
-        self, name: str, settings: Sequence[Setting], *, pixels: bool = False
-    ) -> tuple[ItemReader, dict[Setting, list[Reading]], Vision]:
+    def _prepared(self, name: str, settings: Sequence[Setting], *, pixels: bool = False) -> Contexts:
         """A task's contexts in some settings as tokens, and how their pictures enter."""
         reader = ItemReader(self.model)
-        examples = any(setting in ("examples", "both") for setting in settings)
+        examples = any(setting not in ALONE for setting in settings)
         contexts = context_items(self.settings, self._given(name), examples=examples)
         readings = {
             setting: [read_context(reader, setting, items, self.settings.position) for items in contexts]
             for setting in settings
         }
+        told = {
+            setting: [
+                context_text([item.prompt for item in items[-1 if setting in ALONE else 0 :]]) for items in contexts
+            ]
+            for setting in settings
+        }
         packs = [Pack((reading,), 0) for read in readings.values() for reading in read]
-        return reader, readings, vision_for(self.model, reader, packs, keep=not pixels)
+        return Contexts(readings, told, vision_for(self.model, reader, packs, keep=not pixels))
 
     def _given(self, name: str) -> str:
         """A task as the settings name it."""

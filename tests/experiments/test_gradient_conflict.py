@@ -12,6 +12,11 @@ import pytest
 
 from experiments import gradient_conflict
 from figures import conflict as figures
+from interp.conflict import Arm, ConflictSettings, ConflictWork
+from interp.models.base import load_model
+from interp.runs import Run
+from interp.tasks.perception.datasets import training_data
+from interp.tuning.dataset import as_example
 from tests.places import Place, killed, refuses, start_undrawn
 
 TABLES = ("alignment", "differences", "conflict", "pairs", "gradients", "distance", "distance_summary")
@@ -43,6 +48,21 @@ def finished(arguments: list[object], tmp_path_factory: pytest.TempPathFactory) 
     out = tmp_path_factory.mktemp("out") / "run"
     assert run([*arguments, "--out", out], draw=True) == 0
     return out
+
+
+def test_micro_batches_ask_in_the_wording_and_at_the_difficulties(place: Place, tmp_path: Path) -> None:
+    settings = ConflictSettings(
+        str(place.vlm), ("counting", "relative_depth"), (Arm.parse("vision_full"),), micro_batch=2, micro_batches=2,
+        difficulties={"counting": 0.0, "relative_depth": 1.0}, wording="described", size=32,
+    )  # fmt: skip
+    model = load_model(str(place.vlm), device="cpu", dtype="float64")
+    with Run.open(tmp_path / "run", settings.config(), seeds=(0,), models={}) as run:
+        given = ConflictWork(settings, run, model)._micro_batches()
+    wanted = []
+    for task, level in settings.difficulties.items():
+        data = training_data(task, n=4, size=32, seed=settings.seed, wording="described", difficulty=level)
+        wanted += [as_example(data[index]).turns[0][0] for index in range(4)]
+    assert [row.questions[0] for batch in given for row in batch] == wanted
 
 
 def test_tables_figures_and_report_are_written(finished: Path) -> None:

@@ -9,21 +9,25 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from experiments import perception_vectors
 from figures import perception_vectors as figures
 from interp.models.base import load_model
 from interp.perception_vectors import read_vectors
-from interp.perception_vectors.contexts import context_items
+from interp.perception_vectors.contexts import context_items, interleaved
 from interp.perception_vectors.settings import VectorSettings
 from interp.relation.matrices import read_matrices
 from interp.runs import Run
 from interp.tasks.perception.datasets import training_data
+from interp.tuning.adapters import adapter_at_work, attached
 from interp.tuning.config import TuneConfig
 from interp.tuning.dataset import as_example
 from interp.tuning.encoding import encode
 from interp.tuning.run import finetune
+from interp.tuning.text_context import context_text
 from tests.places import Place, killed, refuses, start
+from tests.tuned import tune_tiny
 
 TASKS = ("relative_depth", "counting", "visual_similarity")
 SMALL = ("--contexts", 4, "--shots", 1, "--items", 4, "--selection-items", 4, "--size", 32, "--dtype", "float64")
@@ -209,3 +213,30 @@ def test_two_adapters_of_one_name_are_refused(
     out = tmp_path / "out"
     argv = ["--model", place.vlm, "--tasks", "RD", "CN", "--matrix", matrix, matrix, "--out", out]
     refuses(perception_vectors, argv, "two adapters are called", capsys, out)
+
+
+def test_tower_of_an_adapter_is_told_what_each_context_asks(place: Place, tmp_path: Path) -> None:
+    """Under CoVFT a context's pictures are encoded with its own questions, those of its examples as well."""
+    adapter = tune_tiny(tmp_path / "covft", place.vlm, "covft", TASKS[:2], text="hashing")
+    out = tmp_path / "run"
+    given = ["--model", place.vlm, "--tasks", *TASKS, "--adapters", f"counting@0={adapter}", *SMALL, "--out", out]
+    given += ["--settings", "examples", "--patched", "examples", "--difficulty", 0]
+    assert run(given) == 0
+    (path,) = (out / "states").glob("moved*")
+    kept = load_file(path)
+    model = load_model(str(place.vlm), device="cpu", dtype="float64")
+    settings = VectorSettings(
+        str(place.vlm), TASKS, contexts=4, shots=1, size=32, difficulties=dict.fromkeys(TASKS, 0.0)
+    )
+    states = []
+    with attached(model, {"covft": adapter}) as held, held.use("covft"):
+        for items in context_items(settings, "relative_depth"):
+            one = interleaved(model, items)
+            pixels = torch.cat([model.image_inputs(image).features["pixel_values"].double() for image in one.images])
+            told = context_text([item.prompt for item in items])
+            assert told.count("?") == 2
+            with adapter_at_work(model).context([told], [0] * len(pixels)):
+                output = model.module(input_ids=one.input_ids[None], pixel_values=pixels, output_hidden_states=True)
+            states.append(torch.stack(output.hidden_states)[1:-1, 0, -1])
+    found = next(value for name, value in kept.items() if name == "examples/relative_depth").mean(0)
+    assert torch.allclose(found[:-1], torch.stack(states).mean(0), atol=1e-8)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from interp.errors import CrosstaskError
-from interp.tuning.matrix.calibration import COLUMNS, choose_row, chosen, grid, read_difficulties
+from interp.tuning.matrix.calibration import COLUMNS, choose_row, chosen, difficulties_of, grid, read_difficulties
 from interp.tuning.matrix.plan import MatrixSettings
 
 
@@ -47,6 +47,15 @@ def test_grid_asks_selection_items_at_each_difficulty() -> None:
     assert len(set(keys)) == len(keys)
     with pytest.raises(CrosstaskError, match="between 0 and 1"):
         list(grid(settings, difficulties=(2.0,)))
+
+
+def test_tasks_that_a_file_does_not_name_get_the_usual_difficulty(tmp_path: Path) -> None:
+    (tmp_path / "d.json").write_text('{"RD": 0.25, "jigsaw/yes_no": 1}')
+    found = difficulties_of(["relative_depth/words", "counting"], tmp_path / "d.json", otherwise=0.4)
+    assert found == {"relative_depth": 0.25, "counting": 0.4, "jigsaw": 1.0}
+    assert difficulties_of(["counting"], None, otherwise=0.0) == {"counting": 0.0}
+    with pytest.raises(CrosstaskError, match="between 0 and 1, and was given as 2"):
+        difficulties_of(["counting"], None, otherwise=2)
 
 
 def test_difficulties_are_read_from_json_and_from_a_calibrations_table(tmp_path: Path) -> None:

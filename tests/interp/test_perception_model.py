@@ -175,7 +175,8 @@ def test_facts_stand_at_the_letters_of_options_and_at_what_the_question_names(dr
 
 def test_pointers_lead_to_marks_and_choices_to_the_right_option(drawing: Model, tmp_path: Path) -> None:
     plans_of = [
-        ShardPlan(perception_task(n).name, form, 0, 6, (0.0, 0.0)) for n, form in (("SC", "marks"), ("AS", "pictures"))
+        ShardPlan(perception_task(n).name, form, 0, 6, (0.0, 0.0))
+        for n, form in (("SC", "marks"), ("AS", "pictures"), ("JG", "pictures"))
     ]
     draw_shards(tmp_path, plans_of, lambda: drawing)
     token = drawing.module.config.image_token_id
@@ -199,11 +200,36 @@ def test_pointers_lead_to_marks_and_choices_to_the_right_option(drawing: Model, 
                     if name != "REF":
                         image, place = 1, item.meta["marks"]["ABCD".index(name)]
                     assert pointer.tokens == (cells[image * GRID * GRID + cell_of(place)],)
+            elif plan.task == "jigsaw":  # the missing quarter's neighbours, and the upper and left border of pieces
+                beside, border = (14, 15, 18, 23), (1, 3, 5, 15)
+                assert asked == {"image"}
+                assert {pointer.tokens for pointer in scaffold.pointers} == {
+                    tuple(cells[image * GRID * GRID + cell - (image == 0)] for cell in (border if image else beside))
+                    for image in range(3)
+                }
             else:
                 assert asked == {"image"}
                 assert {pointer.tokens for pointer in scaffold.pointers} == {
                     tuple(cells[image * GRID * GRID : (image + 1) * GRID * GRID]) for image in range(3)
                 }
+
+
+def test_verdicts_say_yes_or_no_and_how_far_things_are_off_as_asked(drawing: Model, tmp_path: Path) -> None:
+    marker = Marker(drawing.tokenizer, drawing.module.config.image_token_id)
+    for task, form in (("spatial_relation", "yes_no"), ("spatial_relation", "words"), ("art_style", "yes_no")):
+        plan = ShardPlan(task, form, 0, 8, (0.0, 0.0))
+        draw_shards(tmp_path, [plan], lambda: drawing)
+        shard = load_shard(tmp_path, plan)
+        for ids, labels, taught, item in zip(shard.ids, shard.labels, shard.lessons, plan.items(), strict=True):
+            scaffold = marker.read(ids, labels, taught)
+            said = {fact.head: fact.value for fact in scaffold.verdicts}
+            assert {fact.position for fact in scaffold.verdicts} <= {scaffold.choices[0].position}
+            answer = item.options[item.key]
+            assert said.get("verdict") == (answer if form == "yes_no" else None)
+            if task == "art_style" or form == "words":
+                assert "way asked for" not in said
+            else:
+                assert (float(said["way asked for"]) > 0) == (answer == "yes")
 
 
 def test_share_of_a_pointer_is_what_the_head_attends(drawing: Model) -> None:

@@ -10,6 +10,8 @@ the answer, and choose. Each can be taught on its own, since the truth is known:
     carried   from the bracket before the answer's letter, one head of a middle block should look at the word "REF", or
               at "the first image"; what was gathered there should be readable at the bracket too, and so should the way
               from one thing of the question to the other
+    verdict   where the options are yes and no, which of them is right should be readable at the bracket before a late
+              block, and so should how far one thing is off the other in the direction that is asked about
     choice    from the same bracket, one head of a late block should look at the right option
 """
 
@@ -26,6 +28,7 @@ import torch
 
 from interp.models.perception.lessons import GRID, WHOLE, Lesson
 from interp.tasks.perception.items import LETTERS
+from interp.tasks.perception.procedural.spatial_relation import RELATIONS
 
 NAMED = ("mark", "colour", "kind", "shape", "tight box")
 ORDINALS = ("first", "second", "third", "fourth")
@@ -71,16 +74,18 @@ class Scaffold:
     pointers: tuple[Pointer, ...] = ()
     carried: tuple[Pointer, ...] = ()
     choices: tuple[Pointer, ...] = ()
+    verdicts: tuple[Fact, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Place:
-    """A token of the text and what it names: a cell, or a whole picture."""
+    """A token of the text and what it names: a cell, a whole picture, or the cells of one where it meets another."""
 
     position: int
     image: int
     cell: int
     carried: bool = False
+    border: tuple[int, ...] = ()
 
 
 class Marker:
@@ -118,15 +123,28 @@ class Marker:
         carried = [place for place in asked if place.carried]
         for place in carried:
             facts += [replace(fact, position=answer) for fact in _facts(place, lessons)]
-        facts += _way(asked, lessons, answer)
+        way = _way(asked, lessons, answer)
         cells = [i for i, token in enumerate(tokens) if token == self._image_token]
         key = LETTERS.index(self._tokenizer.decode(tokens[answer + 1]).strip())
         return Scaffold(
-            tuple(facts),
+            (*facts, *way),
             tuple(Pointer(place.position, _cells(place, cells)) for place in places),
             tuple(Pointer(answer, (place.position,)) for place in carried),
             (Pointer(answer, (lines[key][1] - 1,)),),
+            (*self._verdict(tokens[lines[key][0] : lines[key][1]], answer), *self._along(tokens[:start], way)),
         )
+
+    def _verdict(self, option: Sequence[int], answer: int) -> Iterator[Fact]:
+        word = self._tokenizer.decode(option).strip()[len("(A) ") :]
+        if word in ("yes", "no"):
+            yield Fact("verdict", "class", answer, word)
+
+    def _along(self, question: Sequence[int], way: Sequence[Fact]) -> Iterator[Fact]:
+        """How far the first thing is off the second in the direction that the question names."""
+        asked = [direction for name, direction in RELATIONS.items() if self._last(question, f" {name}")]
+        if len(asked) == 1 and len(way) == 2:
+            right, down = (float(fact.value) for fact in way)
+            yield Fact("way asked for", "value", way[0].position, right * asked[0][0] + down * asked[0][1])
 
     def _in_option(self, tokens: Sequence[int], begin: int, end: int, lessons: Sequence[Lesson]) -> Iterator[_Place]:
         text = self._tokenizer.decode(tokens[begin:end])
@@ -134,7 +152,8 @@ class Marker:
             for position in self._last(tokens[begin:end], f" {mark[1]}"):
                 yield from _mark(begin + position, mark[1], lessons)
         elif picture := _PICTURE.search(text):
-            yield _Place(end - 1, ORDINALS.index(picture[1]), WHOLE)
+            image = ORDINALS.index(picture[1])
+            yield _Place(end - 1, image, WHOLE, border=_border(image, lessons))
 
     def _in_question(self, tokens: Sequence[int], lessons: Sequence[Lesson]) -> Iterator[_Place]:
         for name in ("REF", *LETTERS[:4]):
@@ -142,7 +161,7 @@ class Marker:
                 yield from (replace(place, carried=name == "REF") for place in _mark(position, name, lessons))
         for ordinal, word in enumerate(ORDINALS):
             for position in self._last(tokens, f" {word} image"):
-                yield _Place(position, ordinal, WHOLE, carried=ordinal == 0)
+                yield _Place(position, ordinal, WHOLE, carried=ordinal == 0, border=_border(ordinal, lessons))
         for colour in (le for le in lessons if le.head == "colour"):
             kinds = [le for le in lessons if le.head == "kind" and (le.image, le.cell) == (colour.image, colour.cell)]
             if len(kinds) == 1:
@@ -190,18 +209,27 @@ def _facts(place: _Place, lessons: Sequence[Lesson]) -> Iterator[Fact]:
             yield Fact(lesson.head, "value", place.position, float(lesson.value))
 
 
-def _way(places: Sequence[_Place], lessons: Sequence[Lesson], position: int) -> Iterator[Fact]:
-    """From the second thing of a question to the first."""
+def _border(image: int, lessons: Sequence[Lesson]) -> tuple[int, ...]:
+    """Cells of a picture at which a piece of it is missing, or which are beside that place."""
+    of_first = {le.cell for le in lessons if le.head == "border" and le.image == image}
+    of_pieces = {cell for le in lessons if le.head == "border" for at, cell in le.places if at == image}
+    return tuple(sorted(of_first | of_pieces))
+
+
+def _way(places: Sequence[_Place], lessons: Sequence[Lesson], position: int) -> list[Fact]:
+    """From the second thing of a question to the first: right and down, or nothing."""
+    way = []
     for head in ("x", "y"):
         at = {(le.image, le.cell): float(le.value) for le in lessons if le.head == head}
         found = [at[place.image, place.cell] for place in places if (place.image, place.cell) in at]
         if len(found) == 2:
-            yield Fact(f"d{head}", "value", position, found[0] - found[1])
+            way.append(Fact(f"d{head}", "value", position, found[0] - found[1]))
+    return way
 
 
 def _cells(place: _Place, cells: Sequence[int]) -> tuple[int, ...]:
     """The tokens of the place, among those of all pictures in order."""
     first = place.image * GRID * GRID
     if place.cell == WHOLE:
-        return tuple(cells[first : first + GRID * GRID])
+        return tuple(cells[first + cell] for cell in place.border or range(GRID * GRID))
     return (cells[first + place.cell],)

@@ -1,12 +1,13 @@
 """Teach the decoder to answer with what the tower sees.
 
     loss = -log p(letter) + REST * next-token loss on the rest of the reply
-           + weight * (sum over facts + pointers + carried + choices)
+           + weight * (sum over facts + verdicts + pointers + carried + choices)
 
 Tower and projector are finished, so that the projected tokens of every picture are computed once. What is taught
 besides answers is that of :mod:`interp.models.perception.scaffold`: facts are read from the residual stream half-way
-through the blocks; the others are -log of the share of attention that the first head of a block gives to the
-right tokens. A step's items come from all tasks and forms; they are cut into parts of like length.
+through the blocks, verdicts before the block that chooses; the others are -log of the share of attention that the first
+head of a block gives to the right tokens. A step's items come from all tasks and forms; they are cut into parts of like
+length.
 """
 
 from __future__ import annotations
@@ -40,13 +41,14 @@ IGNORED = -100
 REST = 0.2
 ATTENTION = {"pointers": 1, "carried": 2, "choices": 4}
 """Blocks whose first heads are taught where to look."""
+READ = ("facts", "verdicts")
+"""What linear maps read: half-way through the blocks, and before the block of the choices."""
 OTHER_FORMS = 0.15
 """How often another form of a task is asked, for each time that its own is."""
 SELDOM = {
     "forensic_detection": 0.25,
     "multi_view_reasoning": 0.25,
     "counting": 0.5,
-    "jigsaw": 0.5,
     "object_localization": 0.5,
 }
 """How often tasks are asked, beside 1, of which little or nothing is taught besides the answer."""
@@ -160,9 +162,10 @@ def train_decoder(
         watched: items that are measured on from time to time.
     """
     torch.manual_seed(course.seed)
-    readers = Readers(
-        [fact for one in (*seen, *watched) for scaffold in one.scaffolds for fact in scaffold.facts],
-        model.config.text_config.hidden_size,
+    scaffolds = [scaffold for one in (*seen, *watched) for scaffold in one.scaffolds]
+    width = model.config.text_config.hidden_size
+    readers = nn.ModuleList(
+        Readers([fact for scaffold in scaffolds for fact in getattr(scaffold, name)], width) for name in READ
     )
     language_model = model.model.language_model
     weights = np.array([one.weight for one in seen])
@@ -204,7 +207,7 @@ def train_decoder(
 
 
 def _loss(
-    model: LlavaForConditionalGeneration, readers: Readers, items: Sequence[tuple[Seen, int]], fact_weight: float
+    model: LlavaForConditionalGeneration, readers: nn.ModuleList, items: Sequence[tuple[Seen, int]], fact_weight: float
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
     """Loss, whether each item's letter is right, and how well facts are read."""
     ids = _padded([one.shard.ids[row] for one, row in items], 0)
@@ -213,9 +216,11 @@ def _loss(
     pictures = torch.cat([one.tokens[row] for one, row in items]).to(embedded.dtype)
     embedded = embedded.masked_scatter((ids == model.config.image_token_id)[..., None], pictures)
     out = model.model.language_model(inputs_embeds=embedded, use_cache=False, output_hidden_states=True)
-    middle = out.hidden_states[model.config.text_config.num_hidden_layers // 2]
+    blocks = (model.config.text_config.num_hidden_layers // 2, ATTENTION["choices"])
     scaffolds = [one.scaffolds[row] for one, row in items]
-    compared = readers(middle, [scaffold.facts for scaffold in scaffolds])
+    compared: dict[str, tuple[torch.Tensor, float]] = {}
+    for name, block, reader in zip(READ, blocks, readers, strict=True):
+        compared |= reader(out.hidden_states[block], [getattr(scaffold, name) for scaffold in scaffolds])
     for name, block in ATTENTION.items():
         pointers = [(row, pointer) for row, scaffold in enumerate(scaffolds) for pointer in getattr(scaffold, name)]
         if pointers:

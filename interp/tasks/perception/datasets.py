@@ -14,7 +14,7 @@ Procedural items are drawn when they are asked for, so that a data set of any si
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, cast, get_args
@@ -146,7 +146,7 @@ def mixture(
     n: int,
     split: Split = "train",
     form: Form | None = None,
-    difficulty: float = 0.5,
+    difficulty: float | Mapping[str, float] = 0.5,
     size: int = 224,
     seed: int = 0,
     marks: MarkStyle = "red",
@@ -158,7 +158,8 @@ def mixture(
     Args:
         shares: names and their weights, which need not add up to one.
         n: examples in all.
-        split, form, difficulty, size, seed, marks, wording, image_folder: as in :func:`training_data`.
+        difficulty: of all, or of each by its name.
+        split, form, size, seed, marks, wording, image_folder: as in :func:`training_data`.
 
     Raises:
         CrosstaskError: no source, one named twice, a weight below zero, or what :func:`training_data` refuses.
@@ -172,8 +173,9 @@ def mixture(
     counts = _apportioned(weights, n)
     sources = [
         training_data(
-            name, n=count, split=split, form=form, difficulty=difficulty, size=size, seed=seed, marks=marks,
-            wording=wording, image_folder=image_folder,
+            name, n=count, split=split, form=form, size=size, seed=seed, marks=marks,
+            difficulty=difficulty[name] if isinstance(difficulty, Mapping) else difficulty, wording=wording,
+            image_folder=image_folder,
         )
         for name, count in zip(names, counts, strict=True) if count
     ]  # fmt: skip

@@ -12,7 +12,7 @@ Where the frozen model is above 80 % everywhere the hardest is taken. Test items
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -122,6 +122,27 @@ def chosen(made: pd.DataFrame) -> dict[str, float]:
     """Task -> difficulty."""
     rows = made[made["chosen"]]
     return {task_of(task): float(value) for task, value in zip(rows["task"], rows["difficulty"], strict=True)}
+
+
+def difficulties_of(tasks: Iterable[str], file: Path | None, *, otherwise: float) -> dict[str, float]:
+    """Task -> difficulty of its drawn items: the file's, and for tasks that it does not name another one.
+
+    Args:
+        tasks: "task" or "task/form"; keys are the tasks.
+        file: as :func:`read_difficulties` takes it, or None; it may name other tasks too, which are kept.
+        otherwise: of tasks that it does not name.
+
+    Raises:
+        CrosstaskError: the file names a task that does not exist, or cannot be read; or a difficulty is out of range.
+    """
+    from interp.tuning.matrix.work import canonical
+
+    if not 0 <= otherwise <= 1:
+        raise CrosstaskError(f"a difficulty lies between 0 and 1, and was given as {otherwise:g}")
+    given = read_difficulties(file) if file is not None else {}
+    return {task_of(name): otherwise for name in tasks} | {
+        task_of(canonical(name)): value for name, value in given.items()
+    }
 
 
 def read_difficulties(path: Path) -> dict[str, float]:

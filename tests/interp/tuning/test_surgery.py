@@ -103,13 +103,17 @@ def test_examples_without_a_task_are_refused() -> None:
         task_numbers(["a", None], method="cagrad")
 
 
-def mixture(*tasks: str | None) -> list[Example]:
-    """Eight examples that take turns at the tasks, with questions of their own."""
+def mixture(*tasks: str | None, clash: bool = False) -> list[Example]:
+    """Eight examples that take turns at the tasks, with questions of their own.
+
+    With `clash` tasks ask the same of the same pictures, and the first wants the answer that the others do not.
+    """
     found = []
     for number in range(8):
         task = tasks[number % len(tasks)]
-        answer = "(A)" if number % 3 else "(B)"
-        found.append(Example(f"e{number}", (picture(number),), ((f"Which {task}?", answer),), task))
+        answer = "(A)" if (number % len(tasks) if clash else number % 3) else "(B)"
+        shown = number // len(tasks) if clash else number
+        found.append(Example(f"e{number}", (picture(shown),), ((f"Which {'' if clash else task}?", answer),), task))
     return found
 
 
@@ -143,6 +147,13 @@ def test_two_tasks_are_taken_apart_in_training(tmp_path: Path) -> None:
     plain = trained(tmp_path / "plain", "none", mixture("a", "b"))
     assert distance(trained(tmp_path / "pcgrad", "pcgrad", mixture("a", "b")), plain) < 1e-6
     assert distance(trained(tmp_path / "cagrad", "cagrad", mixture("a", "b")), plain) > 1e-5
+
+
+def test_tasks_that_clash_are_projected_in_training(tmp_path: Path) -> None:
+    """One wants (A) and the other (B) of the same pictures: once it is learnt that a letter comes, gradients conflict."""
+    clashing, fast = mixture("a", "b", clash=True), {"steps": 12, "learning_rate": 5e-2}
+    plain = trained(tmp_path / "plain", "none", clashing, **fast)
+    assert distance(trained(tmp_path / "pcgrad", "pcgrad", clashing, **fast), plain) > 1e-3
 
 
 def test_run_of_examples_without_a_task_is_refused_before_it_trains(tmp_path: Path) -> None:
