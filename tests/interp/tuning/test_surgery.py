@@ -150,7 +150,7 @@ def test_two_tasks_are_taken_apart_in_training(tmp_path: Path) -> None:
 
 
 def test_tasks_that_clash_are_projected_in_training(tmp_path: Path) -> None:
-    """One wants (A) and the other (B) of the same pictures: once it is learnt that a letter comes, gradients conflict."""
+    """One wants (A), the other (B) of the same pictures: once they know that a letter comes, gradients conflict."""
     clashing, fast = mixture("a", "b", clash=True), {"steps": 12, "learning_rate": 5e-2}
     plain = trained(tmp_path / "plain", "none", clashing, **fast)
     assert distance(trained(tmp_path / "pcgrad", "pcgrad", clashing, **fast), plain) > 1e-3
