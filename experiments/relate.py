@@ -42,11 +42,10 @@ class Arguments:
     """Similarities of the family of task vectors, whatever their measures are called."""
     updates: Annotated[tuple[str, ...], arg("[NAME=]FILE|FOLDER ...", "none")] = ()
     """Similarities of the family of updates."""
-    covariate: Annotated[
-        tuple[str, ...] | None, arg("NAME|[NAME=]FILE ...", "format options images marks, if all tasks are published")
-    ] = None
-    """What is adjusted for: format, options, images, marks, dose, norms; CSV files, square, long, or with a column task
-    and one more; or none."""
+    covariate: Annotated[tuple[str, ...] | None, arg("NAME|[NAME=]FILE ...", "what is known of published tasks")] = None
+    """What is adjusted for: format, options, images, marks, words, dose, norms; CSV files, square, long, or with a
+    column task and one more; or none. By default the first four if all tasks are published ones, and words if the
+    transfer is a matrix folder."""
     without: Annotated[tuple[str, ...], arg("TASK ...", "none")] = ()
     """Tasks to leave out."""
     measure: Literal["pgf", "chance", "log_p", "brier", "log_odds"] = "pgf"

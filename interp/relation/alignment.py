@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from jaxtyping import Float
 
 from interp.errors import CrosstaskError
 from interp.relation.matrices import LONG_COLUMNS, TaskMatrix, matrices_of, read_matrices
+from interp.runs import CONFIG
+from interp.tasks.perception.wording import WORDINGS, Wording
 from interp.transfer.analysis import Analysis, Settings
 from interp.transfer.measures import Measure
 from interp.transfer.names import abbreviation, identity, near_misses, ordered
@@ -35,6 +38,7 @@ class Transfer:
         norms: task -> norm of its weight change, where it is known.
         what: what stands in the cells.
         origin: where it was read from.
+        wording: how its tasks ask, where they are known to be drawn ones.
     """
 
     name: str
@@ -45,6 +49,7 @@ class Transfer:
     norms: Mapping[str, float] = field(default_factory=dict, repr=False)
     what: str = "PGF"
     origin: str = "the table"
+    wording: Wording | None = None
 
     def of(self, tasks: Sequence[str]) -> Float[np.ndarray, "S K K"]:
         """The part about these tasks.
@@ -127,6 +132,7 @@ def read_transfer_matrix(
         _norms(path),
         measure.upper() if measure == "pgf" else measure,
         str(path),
+        _wording(path, measured.labels.values()),
     )
 
 
@@ -212,6 +218,15 @@ def _of_table(table: pd.DataFrame, name: str) -> Transfer:
     if any(matrix.tasks != tasks for matrix in found):
         raise CrosstaskError(f"The seeds of the table {name!r} have different tasks; expected the same for every seed.")
     return Transfer(name, tasks, np.array([m.cells for m in found]), found[0].labels, origin=f"the table {name!r}")
+
+
+def _wording(path: Path, labels: Iterable[str]) -> Wording | None:
+    """How the tasks of a matrix folder ask; unknown where published data is among them."""
+    folder = path if path.is_dir() else path.parent
+    if not (folder / CELLS_FILE).is_file() or not (folder / CONFIG).is_file() or any(":" in name for name in labels):
+        return None
+    wording = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("wording", "brief")
+    return wording if wording in WORDINGS else None
 
 
 def _norms(path: Path) -> dict[str, float]:

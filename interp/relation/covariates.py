@@ -7,6 +7,8 @@ Built in for the thirteen tasks, from what BLINK's items look like (Fu et al. 20
     options    1 for the same number of options
     images     1 for the same number of pictures
     marks      1 for the same marks in the pictures: lettered circles (depth, reflectance, the three correspondences)
+    words      cosine of the words of the tasks' questions, without options (tf-idf over tasks), in the wording that the
+               transfer matrix was made with; of our drawn tasks, and not of BLINK's items
     dose       minus the absolute difference of the logarithms of training steps
     norms      likewise of the norms of the weight changes, where the transfer matrix knows them
 
@@ -27,12 +29,15 @@ from jaxtyping import Float
 
 from interp.errors import CrosstaskError
 from interp.relation.matrices import ALL_LAYERS, TaskMatrix, matrices_of, read_matrices
-from interp.transfer.names import TASKS, find_task, identity
+from interp.tasks.perception.wording import Wording
+from interp.transfer.names import TASKS, TaskName, find_task, identity
 from interp.transfer.reading import read_header, read_rows
 
 _FORMATS = (("VS", "AS", "JG"), ("VC", "SC", "FC"))
 _MARKS = (("RD", "RR", "VC", "SC", "FC"),)
-BUILT_IN = ("format", "options", "images", "marks", "dose", "norms")
+BUILT_IN = ("format", "options", "images", "marks", "words", "dose", "norms")
+QUESTIONS = 12
+"""Drawn items of each task whose words are compared."""
 
 
 def covariate(
@@ -41,6 +46,7 @@ def covariate(
     tasks: Sequence[str],
     steps: Mapping[str, float] | None = None,
     norms: Mapping[str, float] | None = None,
+    wording: Wording = "brief",
     name: str = "",
 ) -> TaskMatrix:
     """A covariate's matrix.
@@ -50,6 +56,7 @@ def covariate(
         tasks: identities of the tasks that it is needed for.
         steps: task -> training steps, for dose; by default those of the published schedules.
         norms: task -> norm of its weight change, for norms.
+        wording: how tasks ask, for words.
         name: of a table; a file is called as itself, and "name=file" names it.
 
     Raises:
@@ -65,7 +72,7 @@ def covariate(
     if text in ("dose", "norms"):
         return _measured(text, tasks, steps if text == "dose" else norms)
     if text in BUILT_IN:
-        return _published(text, tasks)
+        return _published(text, tasks, wording)
     title, _, path = text.rpartition("=") if "=" in text and not Path(text).exists() else ("", "", text)
     if not Path(path).exists():
         raise CrosstaskError(
@@ -88,7 +95,7 @@ def _one(matrices: Sequence[TaskMatrix], where: str, name: str) -> TaskMatrix:
     return TaskMatrix(name, ALL_LAYERS, found.tasks, found.cells, found.labels, found.origin, found.mirrored)
 
 
-def _published(name: str, tasks: Sequence[str]) -> TaskMatrix:
+def _published(name: str, tasks: Sequence[str], wording: Wording) -> TaskMatrix:
     """A built-in covariate of published tasks."""
     known = [find_task(task) for task in tasks]
     unknown = [task for task, found in zip(tasks, known, strict=True) if found is None]
@@ -98,6 +105,8 @@ def _published(name: str, tasks: Sequence[str]) -> TaskMatrix:
             f"file with columns task, {name}."
         )
     found = [task for task in known if task is not None]
+    if name == "words":
+        return TaskMatrix(name, ALL_LAYERS, tuple(tasks), _worded(found, wording), {}, f"covariate {name!r}")
     if name in ("options", "images"):
         kinds = [str(getattr(task, name)) for task in found]
     else:
@@ -105,6 +114,22 @@ def _published(name: str, tasks: Sequence[str]) -> TaskMatrix:
         of = {member: f"family {index}" for index, members in enumerate(families) for member in members}
         kinds = [of.get(task.abbreviation, task.name) for task in found]
     return TaskMatrix(name, ALL_LAYERS, tuple(tasks), _same(kinds), {}, f"covariate {name!r}")
+
+
+def _worded(tasks: Sequence[TaskName], wording: Wording) -> Float[np.ndarray, "K K"]:
+    """Cosines of what tasks ask in, from drawn items of training."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    from interp.tasks.perception.datasets import training_data
+    from interp.tuning.dataset import as_example
+    from interp.tuning.text_context import context_text
+
+    texts = []
+    for task in tasks:
+        data = training_data(task.abbreviation, n=QUESTIONS, size=32, wording=wording)
+        texts.append(" ".join(context_text(as_example(data[index]).turns[0][0]) for index in range(QUESTIONS)))
+    weights = TfidfVectorizer().fit_transform(texts)
+    return (weights @ weights.T).toarray()
 
 
 def _measured(name: str, tasks: Sequence[str], values: Mapping[str, float] | None) -> TaskMatrix:

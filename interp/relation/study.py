@@ -99,7 +99,7 @@ def relate(
             else by measure; a family that is not named follows from the beginning of a measure's name.
         transfer: a table or file in any form that `alignment.read_transfer_matrix` reads; of several models by name.
         covariates: adjusted for: names of `covariates.BUILT_IN`, CSV files, tables. By default answer format, options,
-            pictures and marks where all tasks are published ones.
+            pictures and marks where all tasks are published ones, and words where a matrix folder says the wording.
         without: tasks to leave out.
         measure: what is made of accuracies.
         form: of a matrix folder: only targets asked in this form.
@@ -200,8 +200,10 @@ def _model(
         if matrix.mirrored
     ]
     known = all(find_task(task) for task in tasks)
-    chosen = covariates if covariates is not None else BY_DEFAULT if known else ()
-    extra = [covariate(item, tasks=tasks, steps=transfer.steps, norms=transfer.norms) for item in chosen]
+    usual = (*BY_DEFAULT, *(("words",) if transfer.wording else ())) if known else ()
+    measured = {"steps": transfer.steps, "norms": transfer.norms, "wording": transfer.wording or "brief"}
+    chosen = covariates if covariates is not None else usual
+    extra = [covariate(item, tasks=tasks, **measured) for item in chosen]
     names = [matrix.measure for matrix in extra]
     if twice := [name for name in names if names.count(name) > 1]:
         raise CrosstaskError(f"Covariate {twice[0]!r} is given twice; expected once.")

@@ -13,6 +13,7 @@ from interp.relation.alignment import align, read_transfer_matrix
 from interp.relation.covariates import covariate
 from interp.relation.matrices import TaskMatrix, family_of, matrices_of, pooled, read_matrices
 from interp.relation.study import gather
+from interp.tasks.perception.wording import WORDINGS
 from interp.transfer.names import TASKS, identity
 from tests.transfer_data import accuracy_rows, factor_rows, matrix_folder, write_csv
 
@@ -262,6 +263,12 @@ def test_built_in_covariates_are_the_published_facts() -> None:
         frozenset({"VC", "SC", "FC", "CN", "FD"}),
     }
     assert groups("marks") == {frozenset({"RD", "RR", "VC", "SC", "FC"})}
+    names = ["semantic_correspondence", "functional_correspondence", "counting"]
+    brief, described = (covariate("words", tasks=names, wording=wording).cells for wording in WORDINGS)
+    for cells in (brief, described):
+        assert np.diag(cells) == pytest.approx(1)
+        assert cells[0, 1] > cells[0, 2]
+    assert described[0, 1] > brief[0, 1]  # both begin with what the two pictures show
     dose = covariate("dose", tasks=["relative_depth", "forensic_detection"])
     assert dose.cells[0, 1] == pytest.approx(-np.log(131.25))
 
