@@ -51,7 +51,12 @@ class Arguments:
     batch: int = 16
     """Examples of a step."""
     learning_rate: float = 1e-3
-    """At its highest; one for all parts and all arms."""
+    """At its highest; one for all parts, and for all arms that --rates does not name."""
+    rates: Annotated[Path | None, arg("FILE", "none")] = None
+    """Learning rate by strategy: a JSON object, as --choose-rates writes it."""
+    choose_rates: Annotated[tuple[float, ...], arg("RATE ...", "none")] = ()
+    """Train every strategy of table A at each of these rates, under the first seed; test on selection items; write
+    rates/rates.json, and stop."""
     rank: int = 8
     """LoRA on the language model: r."""
     alpha: float = 16
@@ -59,7 +64,7 @@ class Arguments:
     items: int = 120
     """Test items of a task."""
     split: Literal["test", "selection"] = "test"
-    """Whose items are tested on; selection to choose a learning rate by, in a folder of its own."""
+    """Whose items are tested on; selection to choose something else than a learning rate by, in a folder of its own."""
     data_seed: int = 0
     """Seed of the test items."""
     size: Annotated[int | None, arg("PIXELS", "the tower's")] = None
@@ -106,6 +111,9 @@ def main(arguments: Arguments) -> None:
     settings = settings_of(arguments)
     folder = arguments.out or Path("runs") / "covft_study" / folder_name(settings)
     work = study_work(arguments)
+    if arguments.choose_rates:
+        _choose_rates(arguments, settings, work, folder, console)
+        return
     requests = requests_of(arguments, settings, work)
     units = plan.make_units(settings, [r.plan for r in requests if r.plan.table != "E"], arguments.seeds)
     if arguments.dry_run:
@@ -189,14 +197,16 @@ def requests_of(arguments: Arguments, settings: "StudySettings", work: "StudyWor
     from interp.covft.arms import make_plan
     from interp.covft.counts import Counter, matched_arms
     from interp.covft.plan import Request, make_unit
+    from interp.covft.rates import read_rates
 
+    rates = read_rates(arguments.rates) if arguments.rates is not None else {}
     every, found = tasks_of(arguments), []
     tasks = every[: len(arguments.tasks)]
     for table in dict.fromkeys(arguments.table):
         matched, counts = (
             matched_arms(Counter(settings, work, tasks, arguments.arms.text)) if table == "I" else ((), {})
         )
-        plan = make_plan(table, every if table == "H" else tasks, arguments.arms, matched=matched)
+        plan = make_plan(table, every if table == "H" else tasks, arguments.arms, matched=matched, rates=rates)
         for cell in plan.cells:
             work.config(make_unit(settings, cell, 0))  # says what is wrong before anything is trained
         found.append(Request(plan, arguments.seeds, counts))
@@ -217,6 +227,34 @@ def _note(folder: Path, settings: "StudySettings", requests: "Sequence[Request]"
     with opened(folder, settings.config()) as run:
         for request in requests:
             run.write_json(f"{REQUESTS}/{request.name}.json", request.row())
+
+
+def _choose_rates(
+    arguments: Arguments, settings: "StudySettings", work: "StudyWork", folder: Path, console: "Console"
+) -> None:
+    """Every strategy at every rate on selection items, and the rates that this chooses."""
+    from figures import covft_study as figures
+    from interp.covft import rates
+    from interp.covft.arms import make_plan
+    from interp.covft.units import opened
+
+    plan = make_plan("A", tasks_of(arguments)[: len(arguments.tasks)], arguments.arms)
+    made = rates.trials(folder, settings, plan, arguments.choose_rates, seed=arguments.seeds[0])
+    for trial in made:
+        work.config(trial.unit)  # says what is wrong before anything is trained
+    with common.remarks_on(console):
+        for root in dict.fromkeys(trial.root for trial in made):
+            for key, said in _perform(
+                root, [trial.unit for trial in made if trial.root == root], work, console
+            ).items():
+                console.print(f"{key} at {root.name}: {said}", markup=False)
+        found = rates.table(made)
+        with opened(folder / rates.RATES, {**settings.config(), "split": "selection"}) as run:
+            run.write_csv("rates.csv", found)
+            run.write_figure("figures/rates", figures.rates(found))
+            path = run.write_json("rates.json", rates.chosen(found))
+    print(common.markdown(found.round(3).astype(object).where(found.notna(), "")))
+    console.print(f"Use them with --rates {path}", markup=False)
 
 
 def _perform(folder: Path, units: "Sequence[Unit]", work: "StudyWork", console: "Console") -> "dict[str, str]":

@@ -54,6 +54,32 @@ def all_figures(tables: Mapping[str, pd.DataFrame]) -> dict[str, tuple[Figure, s
     return found
 
 
+def rates(table: pd.DataFrame) -> Figure:
+    """Accuracy on selection items by learning rate, a line for each strategy, the chosen rate marked.
+
+    Args:
+        table: columns strategy, learning_rate, accuracy, low, high, chosen, as `interp.covft.rates.table` makes it.
+    """
+    figure = Figure(figsize=(6.6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for number, (name, rows) in enumerate(table.groupby("strategy", sort=False)):
+        rows, colour = rows.sort_values("learning_rate"), _COLOURS[number % len(_COLOURS)]
+        style = "-" if number < len(_COLOURS) else "--"
+        axes.plot(rows["learning_rate"], rows["accuracy"], style, color=colour, linewidth=1.2, label=name)
+        axes.fill_between(rows["learning_rate"], rows["low"], rows["high"], color=colour, alpha=0.08, linewidth=0)
+        best = rows[rows["chosen"].astype(bool)]
+        axes.plot(best["learning_rate"], best["accuracy"], "o", color=colour, markersize=5)
+    axes.set_xscale("log")
+    grid = sorted(set(table["learning_rate"]))
+    axes.set_xticks(grid, [f"{rate:g}" for rate in grid])
+    axes.minorticks_off()
+    axes.set_xlabel("learning rate", fontsize=9)
+    axes.set_ylabel("accuracy on selection items, mean over tasks", fontsize=9)
+    axes.grid(**_GRID)
+    axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
 def differences(table: pd.DataFrame) -> Figure:
     """Each arm's difference from the reference: the mean over tasks with its interval, and by task.
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
 from typing import Any
 
 from interp.covft.options import StudyOptions
@@ -105,7 +106,14 @@ def lora(rank: int) -> Arm:
     return Arm(f"{LORA} r={rank}", {"strategy": LORA, "options": {"r": rank}})
 
 
-def make_plan(table: str, tasks: Sequence[str], options: StudyOptions, *, matched: Sequence[Arm] = ()) -> Plan:
+def make_plan(
+    table: str,
+    tasks: Sequence[str],
+    options: StudyOptions,
+    *,
+    matched: Sequence[Arm] = (),
+    rates: Mapping[str, float] = MappingProxyType({}),
+) -> Plan:
     """What a table compares.
 
     Args:
@@ -114,6 +122,7 @@ def make_plan(table: str, tasks: Sequence[str], options: StudyOptions, *, matche
         options: arms and sizes.
         matched: of table I: the arms that have as many trained parameters as CoVFT's
             (:func:`interp.covft.counts.matched_arms`).
+        rates: strategy -> its learning rate, where it has one of its own (:mod:`interp.covft.rates`).
 
     Raises:
         CrosstaskError: there is no such table, or it has too few tasks.
@@ -125,7 +134,15 @@ def make_plan(table: str, tasks: Sequence[str], options: StudyOptions, *, matche
         arms, reference = _arms(table, options, matched)
         fractions = options.fractions if table == "G" else (1.0,)
         made = Plan(table, reference, tuple(Cell(arm, mixture, fraction) for fraction in fractions for arm in arms))
-    return replace(made, cells=tuple(replace(cell, arm=reading(cell.arm, options.text)) for cell in made.cells))
+    return replace(
+        made, cells=tuple(replace(cell, arm=at_rate(reading(cell.arm, options.text), rates)) for cell in made.cells)
+    )
+
+
+def at_rate(arm: Arm, rates: Mapping[str, float]) -> Arm:
+    """An arm at its own learning rate, or that of its strategy, if there is one."""
+    rate = rates.get(arm.name, rates.get(arm.training["strategy"]))
+    return arm if rate is None else replace(arm, training={**arm.training, "learning_rate": rate})
 
 
 def reading(arm: Arm, encoder: str) -> Arm:

@@ -201,9 +201,9 @@ def _model(
     ]
     known = all(find_task(task) for task in tasks)
     usual = (*BY_DEFAULT, *(("words",) if transfer.wording else ())) if known else ()
-    measured = {"steps": transfer.steps, "norms": transfer.norms, "wording": transfer.wording or "brief"}
     chosen = covariates if covariates is not None else usual
-    extra = [covariate(item, tasks=tasks, **measured) for item in chosen]
+    wording = transfer.wording or "brief"
+    extra = [covariate(c, tasks=tasks, steps=transfer.steps, norms=transfer.norms, wording=wording) for c in chosen]
     names = [matrix.measure for matrix in extra]
     if twice := [name for name in names if names.count(name) > 1]:
         raise CrosstaskError(f"Covariate {twice[0]!r} is given twice; expected once.")

@@ -103,9 +103,27 @@ def test_dry_run_prints_hours_and_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_rates_are_chosen_on_selection_items_and_used(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "study"
+    assert start(covft_study, arguments(place, out, "--choose-rates", 1e-3, 1e-1)) == 0
+    path = out / "rates" / "rates.json"
+    assert f"--rates {path}" in "".join(capsys.readouterr().out.split("\n")).replace("  ", " ")
+    chosen = json.loads(path.read_text())
+    assert set(chosen) == {"lora", "full"}
+    assert (out / "rates" / "figures" / "rates.png").exists()
+    assert not (out / "units").exists()
+    assert start(covft_study, arguments(place, out, "--rates", path, "--seeds", 0)) == 0
+    for name, rate in chosen.items():
+        run = out / "units" / name / "RD-CN" / "seed0" / "run" / "adapter" / "run.json"
+        assert json.loads(run.read_text())["config"]["learning_rate"] == rate
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
+        (["--choose-rates", 0.1], "0.1: expected two or more"),
         (["--strategies", "lora", "nothing_known"], "there is no strategy 'nothing_known'"),
         (["--tasks", "RD", "RD"], "each once, not RD RD"),
         (["--tasks", "counting_sheep"], "There is no perception task"),

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from interp.covft import expectations
+from interp.covft import expectations, rates
 from interp.covft.arms import FULL, QUESTIONS, Cell, Plan, covft, lora, make_plan, plain_arm
 from interp.covft.expectations import EXPECTATIONS, Term, answer, answered, contrast
 from interp.covft.options import StudyOptions
@@ -102,6 +102,55 @@ def test_terms_of_every_expectation_add_up_to_nothing() -> None:
         assert sum(term.weight for term in expectation.terms if term.at == "least") == 0
     keys = [expectation.key for expectation in EXPECTATIONS]
     assert len(set(keys)) == len(keys)
+
+
+def test_each_strategy_takes_the_rate_at_which_it_is_right_most_often_on_selection_items(tmp_path: Path) -> None:
+    class ByRate(MadeUp):
+        def evaluate(self, unit: Unit, task: str, adapter: Path | None) -> list[Record]:
+            assert unit.config["split"] == "selection"
+            rate = training_job(unit).config["training"]["learning_rate"]
+            self.chances = {"covft": {1e-4: 0.3, 1e-3: 0.9, 1e-2: 0.5}[rate], FULL: {1e-4: 0.8}.get(rate, 0.2)}
+            if unit.cell.arm.name == FULL and rate == 1e-2:
+                raise CrosstaskError("the loss is nan at step 3")
+            return super().evaluate(unit, task, adapter)
+
+    grid = (1e-2, 1e-4, 1e-3)
+    made = rates.trials(tmp_path, SETTINGS, plan("A", strategies=("covft", FULL, "vision_full+pcgrad")), grid, seed=0)
+    for trial in made:
+        perform_all(trial.root, [trial.unit], ByRate())
+    found = rates.table(made)
+    picked = found[found["chosen"]].set_index("strategy")
+    assert picked["learning_rate"].to_dict() == {"covft": 1e-3, FULL: 1e-4, "vision_full+pcgrad": 1e-4}
+    assert picked["at_edge"].to_dict() == {"covft": False, FULL: True, "vision_full+pcgrad": True}
+    assert found[found["strategy"] == FULL]["accuracy"].isna().sum() == 1
+    assert (found.dropna()["low"] <= found.dropna()["accuracy"]).all()
+    with pytest.raises(CrosstaskError, match=r"'vision_full' diverged at every"):
+        rates.chosen(found[(found["strategy"] == FULL) & (found["learning_rate"] == 1e-2)])
+    with pytest.raises(CrosstaskError, match=r"0.1: expected two or more"):
+        rates.trials(tmp_path, SETTINGS, plan("A"), (0.1,), seed=0)
+
+
+def test_arms_train_at_the_rate_of_their_strategy_unless_they_have_their_own() -> None:
+    given = {"covft": 3e-3, FULL: 1e-4, "vision_full+cagrad": 5e-5}
+    made = make_plan("C", TASKS[:2], StudyOptions(), rates=given).arms
+    assert {arm.training["learning_rate"] for arm in made if arm.training["strategy"] == "covft"} == {3e-3}
+    table = {arm.name: arm.training for arm in make_plan("A", TASKS[:2], StudyOptions(), rates=given).arms}
+    assert table["vision_full+pcgrad"]["learning_rate"] == 1e-4
+    assert table["vision_full+cagrad"]["learning_rate"] == 5e-5
+    assert "learning_rate" not in table["vpt"]
+    unit = make_unit(SETTINGS, Cell(covft(), TASKS[:2]), 0)
+    assert "learning_rate" not in training_job(unit).config["training"]
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [('{"covft": 0}', "the learning rate 0; expected"), ('{"covfft": 1}', "no strategy 'covfft'"), ("[1]", "a list"),
+     ("{", "cannot be read")],
+)  # fmt: skip
+def test_files_of_rates_that_are_none_are_refused(tmp_path: Path, written: str, said: str) -> None:
+    (tmp_path / "rates.json").write_text(written)
+    with pytest.raises(CrosstaskError, match=said):
+        rates.read_rates(tmp_path / "rates.json")
 
 
 def test_share_of_the_data_is_a_share_of_the_steps() -> None:
