@@ -35,9 +35,9 @@ class Arguments:
     """Highest difficulty of an item."""
     tower_steps: int = 2000
     """Optimiser steps of the tower and the projector."""
-    decoder_steps: int = 1700
+    decoder_steps: int = 2000
     """Optimiser steps of the decoder's course."""
-    decoder_stop: int = 1250
+    decoder_stop: int = 1800
     """The step at which it is cut, before everything is learned, so that fine-tuning has something left to teach."""
     batch: int = 64
     """Items of a step."""

@@ -3,8 +3,9 @@
 An answer needs some steps: look at each option's mark (or picture), gather what is there, carry what is asked about to
 the answer, and choose. Each can be taught on its own, since the truth is known:
 
-    pointer   from the letter of "Point B", the word "REF", or the words "green cup", one head of an early block should
-              look at the cell of the mark or thing; from "the second image" at that picture
+    pointer   from the letter of "Point B", the word "REF", or the colour in "green cup" (which no other thing has, so
+              that what was learnt of green cups holds for green boats), one head of an early block should look at the
+              cell of the mark or thing; from "the second image" at that picture, or where it meets another
     fact      there the residual stream should half-way hold which part the mark is on, how far away it is, ...; read,
               like lessons, by linear maps that are thrown away
     carried   from the bracket before the answer's letter, one head of a middle block should look at the word "REF", or
@@ -165,8 +166,9 @@ class Marker:
         for colour in (le for le in lessons if le.head == "colour"):
             kinds = [le for le in lessons if le.head == "kind" and (le.image, le.cell) == (colour.image, colour.cell)]
             if len(kinds) == 1:
+                later = len(self._ids(f" {kinds[0].value}"))
                 for position in self._last(tokens, f" {colour.value} {kinds[0].value}"):
-                    yield _Place(position, colour.image, colour.cell)
+                    yield _Place(position - later, colour.image, colour.cell)
 
     def _counts(self, tokens: Sequence[int], lessons: Sequence[Lesson]) -> Iterator[Fact]:
         for lesson in lessons:

@@ -49,6 +49,7 @@ SELDOM = {
     "forensic_detection": 0.25,
     "multi_view_reasoning": 0.25,
     "counting": 0.5,
+    "jigsaw": 0.5,
     "object_localization": 0.5,
 }
 """How often tasks are asked, beside 1, of which little or nothing is taught besides the answer."""
