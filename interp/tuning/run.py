@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from interp.environment import describe_environment
+from interp.errors import CrosstaskError
 from interp.files import atomic_file, sha256_of
 from interp.models.base import Model
 from interp.runs import Run
@@ -134,6 +135,7 @@ def finetune(
         stack.enter_context(unpacked(model.module))
         chosen = strategy(config.strategy)(model, config)
         stack.callback(_leave, chosen, model)
+        _refuse_float16(chosen)
         if not chosen.trains:
             record = _record(config, model, given, data, chosen, {}, [])
             _write(chosen, out / ADAPTER, {}, record)
@@ -186,7 +188,7 @@ def _train(
     if resumed is not None:
         trainer.seconds_before = seconds_of(resumed)
         logger.info("Continuing from %s.", resumed.name)
-    with compiled(model, config.compile_blocks):
+    with compiled(model, config.compile_blocks), own_forward(chosen.module):
         trainer.train(resume_from_checkpoint=str(resumed) if resumed is not None else None)
     record = write(out / ADAPTER, _curve(trainer))
     if trainer.is_world_process_zero():
@@ -279,6 +281,29 @@ def _warn_of_bfloat16(model: Model, config: TuneConfig) -> None:
             "bfloat16, which loses the update; train in float32, or compile the blocks (--compile-blocks)",
             stacklevel=3,
         )
+
+
+def _refuse_float16(chosen: Strategy) -> None:
+    """Autocast of a CPU knows bfloat16 and float32, and fails in the middle of a pass at weights in float16."""
+    model = chosen.model
+    if chosen.trains and chosen.autocast and model.dtype == torch.float16 and model.device.type == "cpu":
+        raise CrosstaskError(
+            f"strategy {chosen.name!r} trains weights of {model.name!r}, which is in float16; on a CPU it expects "
+            "float32 or bfloat16"
+        )
+
+
+@contextlib.contextmanager
+def own_forward(module: nn.Module) -> Iterator[None]:
+    """The module's forward is as before in the end; accelerate leaves it wrapped in autocast, with float32 outputs."""
+    names = ("forward", "_original_forward")
+    before = {name: module.__dict__[name] for name in names if name in module.__dict__}
+    try:
+        yield
+    finally:
+        for name in names:
+            module.__dict__.pop(name, None)
+        module.__dict__.update(before)
 
 
 @contextlib.contextmanager

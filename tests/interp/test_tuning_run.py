@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ from interp.tuning.run import TunedRun, finetune, without_dropout
 from interp.tuning.strategies import strategy
 from interp.tuning.trainer import deepspeed_file
 from tests import tiny_families as tiny
+from tests.processes import trained_by_two
 from tests.tiny import picture, tiny_gpt2, tiny_llama, tiny_llava
 
 EXAMPLES = [
@@ -228,6 +226,7 @@ def test_full_keeps_weights_in_float32_where_the_model_computes_in_bfloat16(tmp_
         tmp_path, strategy="full", learning_rate=1e-5, loading=LoadOptions(device="cpu", dtype="bfloat16")
     )
     run = finetune(config, tmp_path / "run", model=model, examples=EXAMPLES)
+    assert model.forward({"input_ids": torch.tensor([[1, 2, 3]])}).logits.dtype == torch.bfloat16
     deltas = load_file(run.adapter / "delta.safetensors")
     moved = [float((delta != 0).double().mean()) for name, delta in deltas.items() if "q_proj" in name]
     assert min(moved) > 0.9
@@ -339,33 +338,15 @@ def test_quantised_model_learns_by_lora(tmp_path: Path) -> None:
 
 
 PROCESSES = """
-import sys, torch
-from pathlib import Path
-torch.set_num_threads(1)
 from tests.interp.test_tuning_run import EXAMPLES, settings
 from tests.tiny import tiny_llava
 from interp.tuning.run import finetune
-out = Path(sys.argv[1])
 finetune(settings(out), out / "run", model=tiny_llava(dtype=torch.float32), examples=EXAMPLES)
 """
 
 
 def test_two_processes_train_as_one(run: TunedRun, tmp_path: Path) -> None:
-    script = tmp_path / "train.py"
-    script.write_text(PROCESSES)
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-    options = ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    done = subprocess.run(
-        [sys.executable, *launch, *options, str(script), str(tmp_path)],
-        cwd=Path(__file__).parents[2],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": "."},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    both = TunedRun(tmp_path / "run", json.loads((tmp_path / "run" / "adapter" / "run.json").read_text()))
+    both = trained_by_two(PROCESSES, tmp_path)
     ours, theirs = weights(run), weights(both)
     assert all(torch.allclose(ours[name], theirs[name], rtol=0, atol=1e-4) for name in ours)
     assert both.to_frame()["loss"].tolist() == pytest.approx(run.to_frame()["loss"].tolist(), rel=1e-4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from interp.tuning.adapters import adapter_at_work, attached
 from interp.tuning.evaluation.evaluate import EvaluationOptions, evaluate
 from interp.tuning.run import TunedRun, finetune
 from tests.interp.tuning.covft import ASKED, batch, config, logits
+from tests.processes import trained_by_two
 from tests.tiny import picture, tiny_llava
 
+CHANGES = {"steps": 2, "batch": 4, "micro_batch": 2, "learning_rate": 1e-2}
 QUESTIONS = ("How many dots are there?", "Is the moon left of the tree?", "Which is nearer?")
 ITEMS = [
     PerceptionItem(f"item/{n}", "RD", (picture(n),) * (1 + n % 2), QUESTIONS[n % 3], ("yes", "no"), n % 2)
@@ -30,7 +33,7 @@ ITEMS = [
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, TunedRun]:
     """A model, and a run of two steps on it."""
     model = tiny_llava(dtype=torch.float32)
-    changed = config(balance=0.01).changed(steps=2, batch=4, micro_batch=2, learning_rate=1e-2)
+    changed = config(balance=0.01).changed(**CHANGES)
     return model, finetune(changed, tmp_path_factory.mktemp("covft") / "run", model=model, examples=ITEMS)
 
 
@@ -69,6 +72,53 @@ def test_loaded_adapter_gives_the_logits_of_its_weights_and_takes_itself_off(mad
         assert not torch.allclose(found[0], before)
         assert not torch.equal(found[0], other)
         assert torch.equal(logits(model, inputs), before)
+
+
+PROCESSES = """
+from tests.interp.tuning.test_covft_run import CHANGES, ITEMS, config
+from tests.processes import trained_by_two
+from tests.tiny import tiny_llava
+from interp.tuning.run import finetune
+changed = config(balance=0.01).changed(**CHANGES)
+finetune(changed, out / "run", model=tiny_llava(dtype=torch.float32), examples=ITEMS)
+"""
+
+
+def test_two_processes_train_as_one(made: tuple[Model, TunedRun], tmp_path: Path) -> None:
+    both = trained_by_two(PROCESSES, tmp_path)
+    assert both.to_frame()["loss"].tolist() == pytest.approx(made[1].to_frame()["loss"].tolist(), rel=1e-4)
+    ours, theirs = (load_file(run.adapter / "vision_model.safetensors") for run in (made[1], both))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.allclose(ours[name], theirs[name], rtol=0, atol=1e-4) for name in ours)
+
+
+def test_model_in_bfloat16_keeps_its_precision_and_what_is_trained_is_in_float32(tmp_path: Path) -> None:
+    model = tiny_llava(dtype=torch.bfloat16)
+    with torch.no_grad():
+        plain = logits(model, batch(model, ASKED))
+    run = finetune(config().changed(**CHANGES), tmp_path / "run", model=model, examples=ITEMS)
+    assert all(math.isfinite(row["loss"]) for row in run.record["curve"])
+    with torch.no_grad():
+        assert torch.equal(logits(model, batch(model, ASKED)), plain)
+    written = load_file(run.adapter / "vision_model.safetensors")
+    assert {t.dtype for t in written.values()} == {torch.float32}
+    with (
+        attached(model, {"one": run.adapter}) as adapters,
+        adapters.use("one"),
+        torch.no_grad(),
+        adapter_at_work(model).context([question for question, _ in ASKED], [0, 0, 1]),
+    ):
+        tuned = logits(model, batch(model, ASKED))
+    assert tuned.dtype == plain.dtype == torch.bfloat16
+    assert torch.isfinite(tuned).all()
+    assert not torch.equal(tuned, plain)
+
+
+def test_float16_on_a_cpu_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    model = tiny_llava(dtype=torch.float16)
+    with pytest.raises(CrosstaskError, match="is in float16; on a CPU it expects float32 or bfloat16"):
+        finetune(config().changed(**CHANGES), tmp_path / "run", model=model, examples=ITEMS)
+    assert model.dtype == torch.float16
 
 
 def test_adapter_at_work_without_a_question_raises(made: tuple[Model, TunedRun]) -> None:
