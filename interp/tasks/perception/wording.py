@@ -82,8 +82,8 @@ DESCRIBED: Mapping[str, Described] = MappingProxyType(
         ),
         "spatial_relation": Described(
             r"Is the (.+) (.+ of|above|below) the (.+)\?",
-            "There are several things in the picture, among them two that are asked about: one is the {2} and the "
-            "other is the {0}. Compare their places. Do you find the latter {1} the former?",
+            "There are several things in the picture, among them two that are asked about: one is the {0} and the "
+            "other is the {2}. Compare their places. Do you find the former {1} the latter?",
         ),
         "object_localization": Described(
             r"Which box fits the (.+) tightly\?",
