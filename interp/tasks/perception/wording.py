@@ -104,7 +104,7 @@ DESCRIBED: Mapping[str, Described] = MappingProxyType(
             r"Ignoring the shadows, which surface is darker\?",
             "Two points are circled in the picture and labelled A and B. Consider the surfaces themselves and not how "
             "they are lit. Which point lies on the one that reflects less?",
-            {"A is darker": "the point at A", "B is darker": "the point at B", "About the same": "neither of them"},
+            {"A is darker": "A reflects less", "B is darker": "B reflects less", "About the same": "both alike"},
         ),
         "forensic_detection": Described(
             r"Which image is most likely real, with nothing faked\?",
