@@ -450,8 +450,8 @@ def test_mixture_has_its_shares_in_every_beginning(folder: Path) -> None:
         assert abs(kinds[:stop].count("Conversation") - stop / 4) <= 1
     drawn = [example.name for example in mixed if isinstance(example, PerceptionItem)]
     assert len(set(drawn)) == 30
-    levels = {name: 0.0, "VS": 1.0}
-    hard = datasets.mixture([(name, 1), ("VS", 1)], n=4, size=32, difficulty=levels)
+    levels = {name: 0.0, "RD": 1.0}
+    hard = datasets.mixture([(name, 1), ("RD", 1)], n=4, size=32, difficulty=levels)
     asked = {item.meta["difficulty"] for item in hard if isinstance(item, PerceptionItem)}
     assert asked == {0.0, 1.0}
     thirds = datasets.mixture([(name, 1), (talks, 1), ("none", 0)], n=5, size=32)
