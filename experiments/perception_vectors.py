@@ -172,14 +172,12 @@ def _task(name: str) -> str:
 
 def _difficulties(arguments: Arguments, tasks: tuple[str, ...], found: "list[Found]") -> dict[str, float]:
     """Task -> difficulty: of the file, else the given one, else what its adapters were trained at, else the default."""
-    from interp.tuning.matrix.calibration import read_difficulties
+    from interp.tuning.matrix.calibration import difficulties_of
     from interp.tuning.matrix.plan import DIFFICULTY, task_of
-    from interp.tuning.matrix.work import canonical
 
     if arguments.difficulty is not None and not 0 <= arguments.difficulty <= 1:
         raise CrosstaskError(f"--difficulty lies between 0 and 1, and was given as {arguments.difficulty:g}")
-    file = read_difficulties(arguments.difficulties) if arguments.difficulties is not None else {}
-    known = {task_of(canonical(name)): value for name, value in file.items()}
+    known = difficulties_of((), arguments.difficulties, otherwise=DIFFICULTY)
     own: dict[str, float] = {}
     for one in found if arguments.difficulty is None else []:
         trained = one.record.get("config", {}).get("difficulty")
