@@ -67,8 +67,8 @@ DESCRIBED: Mapping[str, Described] = MappingProxyType(
         ),
         "art_style": Described(
             r"Which image has the same art style as the first image\?",
-            "There are three pictures, and two of them are drawn by the same technique. Use the first image as the "
-            "reference. Which of the other two shares the style of the reference?",
+            "There are three pictures. Take the first image as the reference for the way of drawing. Which of the other "
+            "two has the same art style?",
         ),
         "functional_correspondence": Described(
             r"Action: (.+)\. Which point does what REF does\?",
@@ -82,8 +82,8 @@ DESCRIBED: Mapping[str, Described] = MappingProxyType(
         ),
         "spatial_relation": Described(
             r"Is the (.+) (.+ of|above|below) the (.+)\?",
-            "There are several things in the picture, among them two that are asked about: one is the {2} and the "
-            "other is the {0}. Compare their places. Do you find the latter {1} the former?",
+            "There are several things in the picture, among them two that are asked about: one is the {0} and the "
+            "other is the {2}. Compare their places. Do you find the former {1} the latter?",
         ),
         "object_localization": Described(
             r"Which box fits the (.+) tightly\?",
@@ -104,7 +104,7 @@ DESCRIBED: Mapping[str, Described] = MappingProxyType(
             r"Ignoring the shadows, which surface is darker\?",
             "Two points are circled in the picture and labelled A and B. Consider the surfaces themselves and not how "
             "they are lit. Which point lies on the one that reflects less?",
-            {"A is darker": "the point at A", "B is darker": "the point at B", "About the same": "neither of them"},
+            {"A is darker": "A reflects less", "B is darker": "B reflects less", "About the same": "both alike"},
         ),
         "forensic_detection": Described(
             r"Which image is most likely real, with nothing faked\?",
