@@ -26,7 +26,9 @@ from interp.errors import CrosstaskError
 _ITERATIONS = 1000
 _CLOSE = 1e-9
 _LIMIT = 1e12
-"""Of a / b. Where features say nothing of the labels the maximum lies at infinity; the evidence is flat by then."""
+"""Of a / b beside the largest eigenvalue, and of that beside a / b. Where features say nothing of the labels the maximum
+lies at infinity, and where as many features as items explain all of them it can lie at 0 (no noise); the evidence is
+flat by then."""
 
 
 def logme(features: Float[np.ndarray, "n D"], labels: Shaped[np.ndarray, " n"]) -> float:
@@ -88,13 +90,20 @@ def _evidence(
     n = len(y)
     along = (u.T @ y) ** 2  # of y in the directions of the features
     beyond = max(float(y @ y - along.sum()), 0.0)
-    alpha, beta = 1.0, 1.0
+    largest = float(eigenvalues.max()) or 1.0
+    lowest, highest = largest / _LIMIT, largest * _LIMIT
+    alpha, beta = largest, 1.0
     for _ in range(_ITERATIONS):
         ratio = alpha / beta
         gamma = float((eigenvalues / (eigenvalues + ratio)).sum())
+        left = n - len(eigenvalues) + float((ratio / (eigenvalues + ratio)).sum())  # n - gamma, without cancellation
         weights, error = _fit(eigenvalues, along, beyond, ratio)
-        new_alpha, new_beta = gamma / max(weights, 1e-300), (n - gamma) / max(error, 1e-300)
-        new_alpha = min(new_alpha, _LIMIT * new_beta)
+        if gamma * error < lowest * left * weights:  # no noise is left to speak of
+            new_alpha = n / (weights + error / lowest)
+            new_beta = new_alpha / lowest
+        else:
+            new_beta = left / max(error, 1e-300)
+            new_alpha = min(max(gamma / max(weights, 1e-300), lowest * new_beta), highest * new_beta)
         done = abs(np.log(new_alpha / alpha)) + abs(np.log(new_beta / beta)) < _CLOSE
         alpha, beta = new_alpha, new_beta
         if done:

@@ -162,6 +162,23 @@ def test_logme_is_the_largest_evidence(width: int, signal: float) -> None:
     assert logme(features, y) == pytest.approx(brute_force(features, y), abs=1e-5)
 
 
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+def test_logme_of_features_that_explain_every_item_is_the_evidence_without_noise(scale: float) -> None:
+    rng = np.random.default_rng(0)
+    features = scale * rng.normal(size=(8, 60))
+    y = features @ rng.normal(size=60) / scale
+    kernel = features @ features.T
+    spread = y @ np.linalg.solve(kernel, y) / 8  # the best prior's variance
+    expected = -0.5 * (np.log(2 * np.pi * spread) + 1) - np.linalg.slogdet(kernel)[1] / 16
+    assert logme(features, y) == pytest.approx(expected, abs=1e-6)
+
+
+def test_logme_of_features_that_say_nothing_is_the_evidence_of_noise() -> None:
+    y = np.random.default_rng(0).normal(size=8)
+    expected = -0.5 * (np.log(2 * np.pi * (y @ y) / 8) + 1)
+    assert logme(np.zeros((8, 3)), y) == pytest.approx(expected, abs=1e-6)
+
+
 def test_logme_of_classes_is_the_mean_of_one_against_the_rest() -> None:
     rng = np.random.default_rng(0)
     features, labels = rng.normal(size=(60, 5)), rng.integers(0, 3, 60)
