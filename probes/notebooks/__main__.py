@@ -58,7 +58,12 @@ def execute(script: Path) -> nbformat.NotebookNode:
 
 def main() -> None:
     """Runs those that are named, or all."""
-    for script in [Path(name).resolve() for name in sys.argv[1:]] or scripts():
+    named = [Path(name).resolve() for name in sys.argv[1:]]
+    for given, script in zip(sys.argv[1:], named, strict=True):
+        if script.suffix != ".py" or not script.is_file():
+            known = ", ".join(str(path.relative_to(ROOT)) for path in scripts())
+            raise SystemExit(f"error: there is no notebook {given!r}; expected scripts such as {known}.")
+    for script in named or scripts():
         start = time.perf_counter()
         notebook = execute(script)
         written = script.with_suffix(".ipynb")

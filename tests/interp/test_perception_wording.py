@@ -42,8 +42,8 @@ def test_the_two_things_of_a_spatial_question_keep_their_roles():
     brief = perception_task("spatial_relation").item("train", 0, size=64)
     first, way, second = re.fullmatch(r"Is the (\w+ \w+) (.+) the (\w+ \w+)\?", brief.question).groups()
     described = worded(brief, "described").question
-    assert f"one is the {second} and the other is the {first}." in described
-    assert f"the latter {way} the former" in described
+    assert f"one is the {first} and the other is the {second}." in described
+    assert f"the former {way} the latter" in described
 
 
 def test_options_move_past_the_letters_of_a_described_item():
