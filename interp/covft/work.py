@@ -11,6 +11,7 @@ from typing import Any
 
 from interp.covft.plan import Unit, evaluation_job, training_job
 from interp.models.base import Model
+from interp.models.bundled.stem_memory import StemMemory, remembered
 from interp.tasks.perception.items import PerceptionItem
 from interp.tuning.config import TuneConfig
 from interp.tuning.dataset import Example
@@ -18,6 +19,9 @@ from interp.tuning.evaluation.evaluate import evaluate
 from interp.tuning.evaluation.records import Record
 from interp.tuning.matrix.work import ModelWork, mixed_examples, scoring_options, target_items, tune_config
 from interp.tuning.run import RECORD, finetune
+
+STEM_BYTES = 2 * 2**30
+"""For the pictures of a mixture and of all shifts of its test items."""
 
 
 @dataclass
@@ -27,10 +31,12 @@ class StudyWork:
     Attributes:
         models: the model, and where and how fast.
         keep: whether adapters are kept when their unit is finished; their records and cards are in any case.
+        stem: what the frozen stem of one of our own models makes of pictures, for all units.
     """
 
     models: ModelWork
     keep: bool = True
+    stem: StemMemory = field(default_factory=lambda: StemMemory(STEM_BYTES), repr=False)
     _mixture: tuple[str, list[Example]] | None = field(default=None, repr=False)
     _items: dict[str, list[PerceptionItem]] = field(default_factory=dict, repr=False)
 
@@ -54,7 +60,8 @@ class StudyWork:
     def train(self, unit: Unit, folder: Path) -> dict[str, Any]:
         """Fine-tune on the unit's mixture."""
         examples = self.examples(unit)
-        run = finetune(self.config(unit), folder, model=self.model, examples=examples, tell=self.models.tell)
+        with remembered(self.model.module, self.stem):
+            run = finetune(self.config(unit), folder, model=self.model, examples=examples, tell=self.models.tell)
         return {
             "adapter": run.adapter.relative_to(folder).as_posix(),
             "examples": run.record["data"]["examples"],
@@ -69,9 +76,10 @@ class StudyWork:
         if key not in self._items:
             self._items[key] = target_items(job, self.model)
         options = scoring_options(job, self.models.how)
-        ((_, records),) = evaluate(
-            self.model, self._items[key], {"arm": adapter}, options, progress=self.models.progress
-        )
+        with remembered(self.model.module, self.stem):
+            ((_, records),) = evaluate(
+                self.model, self._items[key], {"arm": adapter}, options, progress=self.models.progress
+            )
         return records
 
     def discard(self, adapter: Path) -> None:

@@ -26,9 +26,9 @@ from interp.errors import CrosstaskError
 _ITERATIONS = 1000
 _CLOSE = 1e-9
 _LIMIT = 1e12
-"""Of a / b beside the largest eigenvalue, and of that beside a / b. Where features say nothing of the labels the maximum
-lies at infinity, and where as many features as items explain all of them it can lie at 0 (no noise); the evidence is
-flat by then."""
+"""Of a / b beside the largest eigenvalue, and of that beside a / b. Where features say nothing of the labels the
+maximum lies at infinity, and where as many features as items explain all of them it can lie at 0 (no noise); the
+evidence is flat by then."""
 
 
 def logme(features: Float[np.ndarray, "n D"], labels: Shaped[np.ndarray, " n"]) -> float:

@@ -114,7 +114,8 @@ class TuneConfig:
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, more time."""
     features: Literal["auto", "off"] = "auto"
-    """`auto` computes vision features once and keeps them on disk, where tower and projector are frozen."""
+    """`auto` computes vision features once and keeps them on disk, where tower and projector are frozen. Where they are
+    not, and the model is one of our own, what its frozen stem makes of each picture is held in memory (on a CPU)."""
     features_at: Path | None = None
     """Folder of kept vision features; by default in the user's cache."""
     save_every: int = 0

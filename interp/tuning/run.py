@@ -27,6 +27,7 @@ from interp.environment import describe_environment
 from interp.errors import CrosstaskError
 from interp.files import atomic_file, sha256_of
 from interp.models.base import Model
+from interp.models.bundled.stem_memory import remembered
 from interp.runs import Run
 from interp.tuning.card import run_card
 from interp.tuning.config import TuneConfig
@@ -188,7 +189,8 @@ def _train(
     if resumed is not None:
         trainer.seconds_before = seconds_of(resumed)
         logger.info("Continuing from %s.", resumed.name)
-    with compiled(model, config.compile_blocks), own_forward(chosen.module):
+    stem = remembered(model.module) if store is None and config.features == "auto" else contextlib.nullcontext()
+    with stem, compiled(model, config.compile_blocks), own_forward(chosen.module):
         trainer.train(resume_from_checkpoint=str(resumed) if resumed is not None else None)
     record = write(out / ADAPTER, _curve(trainer))
     if trainer.is_world_process_zero():

@@ -20,6 +20,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from interp.models.bundled.stem_memory import StemMemory
+
 # EfficientNet-lite0, in order: kernel, stride of the first repeat, expansion, output channels, repeats.
 STAGES = (
     (3, 1, 1, 16, 1),
@@ -80,6 +82,9 @@ class InvertedBottleneck(nn.Module):
 class ConvStemEmbeddings(nn.Module):
     """Pixels to one token a 32 x 32 cell, in reading order, with learned positions added."""
 
+    memory: StemMemory | None = None
+    """What remembers the stem's maps; see :func:`interp.models.bundled.stem_memory.remembered`."""
+
     def __init__(self, config: CLIPVisionConfig):
         super().__init__()
         self.config = config
@@ -102,6 +107,19 @@ class ConvStemEmbeddings(nn.Module):
         self.num_patches = (self.image_size // STRIDE) ** 2
         self.position_embedding = nn.Embedding(self.num_patches, config.hidden_size)
 
+    def frozen_maps(self, pixel_values: Float[torch.Tensor, "I 3 H W"]) -> torch.Tensor:
+        """What the stem makes of pictures, from the memory that is at work if there is one."""
+        convolutions = (part for part in self.modules() if isinstance(part, Convolution))
+        weights = [weight for part in convolutions for weight in part.parameters()]
+        fixed = not pixel_values.requires_grad and not any(weight.requires_grad for weight in weights)
+        if self.memory is None or not fixed or pixel_values.device.type != "cpu":
+            return self.stem_maps(pixel_values)
+        return self.memory.maps(pixel_values, self.stem_maps, weights)
+
+    def stem_maps(self, pixel_values: Float[torch.Tensor, "I 3 H W"]) -> torch.Tensor:
+        """All of the stem that is not trained."""
+        return self.feature_map(pixel_values)
+
     def feature_map(self, pixel_values: Float[torch.Tensor, "I 3 H W"]) -> Float[torch.Tensor, "I C h w"]:
         """The stem's last feature map (1280 channels, one cell per 32 pixels), before the projection to tokens."""
         x = nn.functional.relu6(self.stem(pixel_values))
@@ -117,7 +135,7 @@ class ConvStemEmbeddings(nn.Module):
             raise ValueError(
                 f"Input image size ({height}*{width}) doesn't match model ({self.image_size}*{self.image_size})."
             )
-        x = self.patch_embedding(self.feature_map(pixel_values.to(self.patch_embedding.weight.dtype)))
+        x = self.patch_embedding(self.frozen_maps(pixel_values.to(self.patch_embedding.weight.dtype)))
         position = self.position_embedding.weight
         if (height, width) != (self.image_size, self.image_size):
             side = self.image_size // STRIDE

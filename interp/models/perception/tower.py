@@ -66,7 +66,11 @@ class MultiScaleEmbeddings(ConvStemEmbeddings):
             raise ValueError(
                 f"Input image size ({height}*{width}) doesn't match model ({self.image_size}*{self.image_size})."
             )
-        return self.tokens(self.cells(pixel_values.to(self.stem.weight.dtype)))
+        return self.tokens(self.frozen_maps(pixel_values.to(self.stem.weight.dtype)))
+
+    def stem_maps(self, pixel_values: Float[torch.Tensor, "I 3 H W"]) -> Float[torch.Tensor, "I N C"]:
+        """All of the stem that is not trained."""
+        return self.cells(pixel_values)
 
 
 class MultiScaleVisionModel(ConvStemVisionModel):

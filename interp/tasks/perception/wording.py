@@ -67,8 +67,8 @@ DESCRIBED: Mapping[str, Described] = MappingProxyType(
         ),
         "art_style": Described(
             r"Which image has the same art style as the first image\?",
-            "There are three pictures. Take the first image as the reference for the way of drawing. Which of the other "
-            "two has the same art style?",
+            "There are three pictures. Take the first image as the reference for the way of drawing. Which of the "
+            "other two has the same art style?",
         ),
         "functional_correspondence": Described(
             r"Action: (.+)\. Which point does what REF does\?",

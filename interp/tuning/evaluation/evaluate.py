@@ -13,6 +13,7 @@ import torch
 from interp.errors import CrosstaskError
 from interp.memory import RETRIES
 from interp.models.base import Model
+from interp.models.bundled.stem_memory import remembered
 from interp.tasks.perception.items import PerceptionItem
 from interp.tuning.evaluation.forced_choice import Choices, choose, prepare
 from interp.tuning.evaluation.generation import MAX_NEW_TOKENS, Questions, answer, prepare_questions
@@ -168,7 +169,7 @@ def evaluate(
     options = options or EvaluationOptions()
     ready: dict[bool, Prepared] = {}
     limits = pixel_limits(model, options.min_pixels, options.max_pixels)
-    with limits, compiled(model, options.compile_blocks):
+    with limits, remembered(model.module), compiled(model, options.compile_blocks):
         for name in variants(model, folders, how=options.how):
             pixels = changes_vision(folders[name])
             if pixels not in ready:
