@@ -2,10 +2,16 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from interp.models.base import load_model
 from interp.models.bundled.stem_memory import StemMemory, remembered
 from interp.models.bundled.tower import Convolution, ConvStemVisionConfig, ConvStemVisionModel
-from interp.models.perception.tower import MultiScaleVisionConfig, MultiScaleVisionModel
+from interp.models.perception.tower import MultiScaleEmbeddings, MultiScaleVisionConfig, MultiScaleVisionModel
+from interp.tasks.perception.registry import perception_task
+from interp.tuning.config import TuneConfig
+from interp.tuning.evaluation.evaluate import evaluate
+from interp.tuning.run import finetune
 
 KINDS = [(ConvStemVisionConfig, ConvStemVisionModel), (MultiScaleVisionConfig, MultiScaleVisionModel)]
 
@@ -127,3 +133,34 @@ def test_models_without_such_a_stem_are_as_before():
     module = torch.nn.Linear(2, 2)
     with remembered(module) as memory:
         assert memory is None
+
+
+def test_a_tower_learns_the_same_and_its_pictures_go_through_the_stem_once(tmp_path, monkeypatch):
+    model = load_model("perception")
+    items = [perception_task("relative_depth").item("train", index) for index in range(4)]
+    passed, kept = [], {}
+    plain = MultiScaleEmbeddings.stem_maps
+    monkeypatch.setattr(MultiScaleEmbeddings, "stem_maps", lambda self, x: passed.append(len(x)) or plain(self, x))
+    for features in ("auto", "off"):
+        config = TuneConfig(
+            "RD",
+            model="perception",
+            strategy="vision_full",
+            steps=3,
+            batch=4,
+            micro_batch=2,
+            warmup=0.0,
+            features=features,
+        )
+        run = finetune(config, tmp_path / features, model=model, examples=items)
+        kept[features] = load_file(run.adapter / "vision_model.safetensors"), sum(passed)
+        passed.clear()
+    (one, once), (other, often) = kept["auto"], kept["off"]
+    assert (once, often) == (4, 12)
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, other[name], rtol=1e-3, atol=1e-5)
+    records = dict(evaluate(model, items, {name: tmp_path / name / "adapter" for name in kept}))
+    shifted = {image.key for item in items for by in range(2) for image in item.shifted(by).images}
+    assert passed == [1] * len(shifted)  # by two adapters together
+    assert [r.log_p_key for r in records["auto"]] == pytest.approx([r.log_p_key for r in records["off"]], abs=1e-3)
