@@ -83,6 +83,7 @@ def _joint(arguments: Arguments, adapter: Path) -> None:
     from interp.context_vectors.joint_settings import JointSettings
     from interp.context_vectors.joint_work import NOTES, JointWork, collect
     from interp.context_vectors.kept import adapter_fingerprint, results_folder
+    from interp.models.bundled.stem_memory import ROOMY_BYTES, StemMemory, remembered
     from interp.runs import Run
     from interp.tuning.adapters import check_base, trained_limits
     from interp.tuning.pixels import pixel_limits
@@ -97,6 +98,7 @@ def _joint(arguments: Arguments, adapter: Path) -> None:
     folder = arguments.out or results_folder("context_and_vectors", settings.model, settings.config())
     with (
         common.remarks_on(console),
+        remembered(model.module, StemMemory(ROOMY_BYTES)),
         pixel_limits(model, limits["min_pixels"], limits["max_pixels"]),
         Run.open(folder, settings.config(), seeds=(settings.seed,), models={model.name: model.fingerprint}) as run,
     ):
@@ -123,6 +125,7 @@ def _compare(arguments: Arguments) -> None:
     from figures import context_and_vectors as figures
     from interp.context_vectors.compare import CompareSettings, CompareWork, compare_tables, paired
     from interp.context_vectors.kept import adapter_fingerprint, results_folder
+    from interp.models.bundled.stem_memory import ROOMY_BYTES, StemMemory, remembered
     from interp.runs import Run
     from interp.tuning.adapters import check_base, trained_limits
     from interp.tuning.pixels import pixel_limits
@@ -141,6 +144,7 @@ def _compare(arguments: Arguments) -> None:
     place = results_folder("context_and_vectors", f"{settings.model}-compare", settings.config())
     with (
         common.remarks_on(console),
+        remembered(model.module, StemMemory(ROOMY_BYTES)),
         pixel_limits(model, limits["min_pixels"], limits["max_pixels"]),
         Run.open(
             arguments.out / "compare" if arguments.out else place,

@@ -75,6 +75,7 @@ def main(arguments: Arguments) -> None:
     from interp.context_vectors import ClusterSettings, ClusterWork
     from interp.context_vectors.cluster_work import NOTES, collect
     from interp.context_vectors.kept import adapter_fingerprint, results_folder
+    from interp.models.bundled.stem_memory import ROOMY_BYTES, StemMemory, remembered
     from interp.runs import Run
     from interp.tasks.perception.registry import perception_tasks, task_name
     from interp.transfer.names import abbreviation
@@ -101,6 +102,7 @@ def main(arguments: Arguments) -> None:
     settings = settings.resolve(model)
     with (
         common.remarks_on(console),
+        remembered(model.module, StemMemory(ROOMY_BYTES)),
         pixel_limits(model, limits["min_pixels"], limits["max_pixels"]),
         Run.open(
             arguments.out or results_folder("context_clusters", settings.model, settings.config()),

@@ -83,6 +83,7 @@ def main(arguments: Arguments) -> None:
     from figures import conflict as figures
     from interp.conflict import Arm, ConflictSettings, ConflictWork
     from interp.conflict.tables import NOTES, collect
+    from interp.models.bundled.stem_memory import ROOMY_BYTES, StemMemory, remembered
     from interp.runs import Run
     from interp.tasks.perception.registry import perception_tasks, task_name
     from interp.transfer.names import abbreviation
@@ -107,6 +108,7 @@ def main(arguments: Arguments) -> None:
     settings = settings.resolve(model)
     with (
         common.remarks_on(console),
+        remembered(model.module, StemMemory(ROOMY_BYTES)),
         Run.open(
             arguments.out or common.run_folder(arguments, "gradient_conflict"),
             settings.config(),

@@ -11,7 +11,7 @@ from typing import Any
 
 from interp.covft.plan import Unit, evaluation_job, training_job
 from interp.models.base import Model
-from interp.models.bundled.stem_memory import StemMemory, remembered
+from interp.models.bundled.stem_memory import ROOMY_BYTES, StemMemory, remembered
 from interp.tasks.perception.items import PerceptionItem
 from interp.tuning.config import TuneConfig
 from interp.tuning.dataset import Example
@@ -19,9 +19,6 @@ from interp.tuning.evaluation.evaluate import evaluate
 from interp.tuning.evaluation.records import Record
 from interp.tuning.matrix.work import ModelWork, mixed_examples, scoring_options, target_items, tune_config
 from interp.tuning.run import RECORD, finetune
-
-STEM_BYTES = 2 * 2**30
-"""For the pictures of a mixture and of all shifts of its test items."""
 
 
 @dataclass
@@ -36,7 +33,7 @@ class StudyWork:
 
     models: ModelWork
     keep: bool = True
-    stem: StemMemory = field(default_factory=lambda: StemMemory(STEM_BYTES), repr=False)
+    stem: StemMemory = field(default_factory=lambda: StemMemory(ROOMY_BYTES), repr=False)
     _mixture: tuple[str, list[Example]] | None = field(default=None, repr=False)
     _items: dict[str, list[PerceptionItem]] = field(default_factory=dict, repr=False)
 

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 LIMIT_BYTES = 512 * 2**20
 """As many maps as 3,800 pictures of the perception model have."""
+ROOMY_BYTES = 2 * 2**30
+"""For a study: the pictures of a mixture and of all shifts of its test items."""
 
 Compute: TypeAlias = Callable[[Tensor], Tensor]
 
