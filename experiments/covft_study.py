@@ -253,7 +253,8 @@ def _choose_rates(
             run.write_csv("rates.csv", found)
             run.write_figure("figures/rates", figures.rates(found))
             path = run.write_json("rates.json", rates.chosen(found))
-    print(common.markdown(found.round(3).astype(object).where(found.notna(), "")))
+    shown = found.round(3).astype(object).where(found.notna(), "")
+    print(common.markdown(shown.assign(learning_rate=found["learning_rate"].map("{:g}".format))))
     console.print(f"Use them with --rates {path}", markup=False)
 
 

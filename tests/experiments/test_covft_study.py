@@ -107,9 +107,11 @@ def test_rates_are_chosen_on_selection_items_and_used(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "study"
-    assert start(covft_study, arguments(place, out, "--choose-rates", 1e-3, 1e-1)) == 0
+    assert start(covft_study, arguments(place, out, "--choose-rates", 1e-4, 1e-1)) == 0
     path = out / "rates" / "rates.json"
-    assert f"--rates {path}" in "".join(capsys.readouterr().out.split("\n")).replace("  ", " ")
+    said = capsys.readouterr().out
+    assert f"--rates {path}" in "".join(said.split("\n")).replace("  ", " ")
+    assert "| lora | 0.0001 |" in said
     chosen = json.loads(path.read_text())
     assert set(chosen) == {"lora", "full"}
     assert (out / "rates" / "figures" / "rates.png").exists()
