@@ -109,10 +109,11 @@ class ConvStemEmbeddings(nn.Module):
 
     def frozen_maps(self, pixel_values: Float[torch.Tensor, "I 3 H W"]) -> torch.Tensor:
         """What the stem makes of pictures, from the memory that is at work if there is one."""
+        if self.memory is None or pixel_values.requires_grad or pixel_values.device.type != "cpu":
+            return self.stem_maps(pixel_values)
         convolutions = (part for part in self.modules() if isinstance(part, Convolution))
         weights = [weight for part in convolutions for weight in part.parameters()]
-        fixed = not pixel_values.requires_grad and not any(weight.requires_grad for weight in weights)
-        if self.memory is None or not fixed or pixel_values.device.type != "cpu":
+        if any(weight.requires_grad for weight in weights):
             return self.stem_maps(pixel_values)
         return self.memory.maps(pixel_values, self.stem_maps, weights)
 
