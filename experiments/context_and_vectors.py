@@ -38,7 +38,9 @@ class Arguments:
     contexts: int = 40
     """With --compare: items that a task vector is the mean of; even."""
     patch_layer: Annotated[int, arg("LAYER", "the middle one")] = -1
-    """With --compare: decoder block at whose end delimiter vectors are read and patched."""
+    """With --compare: decoder block after which vectors are read and patched."""
+    position: Literal["delimiter", "letter"] = "delimiter"
+    """With --compare: where: at the end delimiter, or at the last token before the letter."""
     shifts: bool = True
     """With --compare: average answers over all cyclic shifts of the options."""
     layers: Annotated[tuple[int, ...], arg("LAYER ...", "all, or twelve, evenly spaced")] = ()

@@ -4,8 +4,9 @@ Two adapters make a pair if they were trained on the same task with the same see
 then the strategy is what differs. Each is held against the model before training:
 
     change, cosine, towards   of the task vectors (:mod:`interp.perception_vectors.moves`)
-    patch_own, patch_other    change of log p(key) when the own or another task's vector is patched in at the delimiter
-                              of test items (:mod:`interp.perception_vectors.transfer`), under the adapter
+    patch_own, patch_other    change of log p(key) when the own or another task's vector is patched into test items, at
+                              the delimiter or the last token before the letter, where the vectors are read as well
+                              (:mod:`interp.perception_vectors.transfer`), under the adapter
     accuracy, pgf             on test items of every task, and the share of the room that is filled (A.1)
 
 Task vectors of an adapter are read under it, from the same contexts (content of training, items as they are asked).
@@ -27,12 +28,13 @@ import torch
 from jaxtyping import Float
 
 from interp.context_vectors.kept import Kept, Unit, asked_items
-from interp.context_vectors.pairing import read_delimiters
 from interp.errors import CrosstaskError
 from interp.models.base import Model
+from interp.perception_vectors.contexts import read_context
 from interp.perception_vectors.moves import moves
 from interp.perception_vectors.patches import patch_answers
-from interp.perception_vectors.states import halves
+from interp.perception_vectors.settings import Position, last_patchable
+from interp.perception_vectors.states import halves, read_states
 from interp.perception_vectors.transfer import OTHER, OWN, arms_for, scored, transfer_table
 from interp.runs import Run
 from interp.statistics import bootstrap_mean
@@ -45,6 +47,7 @@ from interp.tuning.evaluation.reading import ItemReader
 from interp.tuning.evaluation.variants import changes_vision
 from interp.tuning.evaluation.vision import PixelVision
 from interp.tuning.matrix.plan import DIFFICULTY, task_of
+from interp.tuning.text_context import context_text
 
 COVFT, SETTING = "covft", "item"
 DOSE = ("steps", "examples_seen")
@@ -130,6 +133,7 @@ class CompareSettings:
         contexts: items that a task vector is the mean of; even.
         items: test items of each task that answers are scored on.
         patch_layer: decoder block that is patched; the middle one by default, resolved.
+        position: where vectors are read and patched: at the end delimiter, or at the last token before the letter.
         shifts: whether answers are averaged over all shifts of the options.
         difficulties: task -> difficulty of its drawn items, 0 to 1; of the others 0.5.
         wording: how tasks ask.
@@ -143,6 +147,7 @@ class CompareSettings:
     contexts: int = 40
     items: int = 40
     patch_layer: int = -1
+    position: Position = "delimiter"
     shifts: bool = True
     difficulties: Mapping[str, float] = field(default_factory=dict)
     wording: Wording = "brief"
@@ -170,13 +175,13 @@ class CompareSettings:
         """With what the model decides.
 
         Raises:
-            CrosstaskError: what the chosen block writes at the delimiter reaches no answer, or there is none.
+            CrosstaskError: what the chosen block writes at the position reaches no answer, or there is none.
         """
         layer = (model.n_layers - 1) // 2 if self.patch_layer == -1 else self.patch_layer
-        if not 0 <= layer < model.n_layers - 1:
+        last = last_patchable(model, self.position)
+        if not 0 <= layer <= last:
             raise CrosstaskError(
-                f"layer {layer} cannot be patched at the delimiter of {model.name!r}: expected 0 to "
-                f"{model.n_layers - 2}"
+                f"layer {layer} cannot be patched at the {self.position} of {model.name!r}: expected 0 to {last}"
             )
         return replace(self, patch_layer=layer, size=self.size or picture_side(model))
 
@@ -226,7 +231,10 @@ class CompareWork(Kept):
         )
 
     def _vectors(self, asked: str) -> Float[torch.Tensor, "2 L D"]:
-        return halves(read_delimiters(self.model, self._items(asked, "train", self.settings.contexts))).contiguous()
+        reader, items = ItemReader(self.model), self._items(asked, "train", self.settings.contexts)
+        readings = [read_context(reader, "item", [item], self.settings.position) for item in items]
+        texts = [context_text(item.prompt) for item in items]
+        return halves(read_states(self.model, readings, PixelVision(self.model, reader.pictures), texts=texts))
 
     def _answers(self, asked: str, target: str, vectors: Mapping[str, torch.Tensor], *, pixels: bool) -> dict[str, Any]:
         """Right answers, log p(key), and both under every patch."""
@@ -240,7 +248,7 @@ class CompareWork(Kept):
         return {
             "correct": [record.correct for record in records],
             "log_p": [record.log_p_key for record in records],
-            "patched": scored(arms, patch_answers(choices, arms, position="delimiter")),
+            "patched": scored(arms, patch_answers(choices, arms, position=settings.position)),
         }
 
 
@@ -322,7 +330,8 @@ def _sentences(work: CompareWork, table: pd.DataFrame) -> list[str]:
     trained = ", ".join(f"{one.task}@{one.seed} (against {other.strategy})" for one, other in work.pairs)
     lines = [
         f"CoVFT at equal dose: trained on {trained}; {len(work.settings.names)} targets, {work.settings.items} test "
-        f"items of each; vectors and patches after decoder block {work.settings.patch_layer}, fixed beforehand."
+        f"items of each; vectors and patches at the {work.settings.position} after decoder block "
+        f"{work.settings.patch_layer}, fixed beforehand."
     ]
     for targets, rows in table.groupby("targets", sort=False):
         said = "; ".join(

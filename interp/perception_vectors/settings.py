@@ -114,7 +114,7 @@ class VectorSettings:
         Raises:
             CrosstaskError: a layer is out of range, or a patch there could change no answer.
         """
-        last = model.n_layers - (1 if self.position == "delimiter" else 0)
+        last = last_patchable(model, self.position) + 1
         if last < 1:
             raise CrosstaskError(f"model {model.name!r} has one block, so a patch at the delimiter reaches no answer")
         if wrong := [layer for layer in self.layers if not 0 <= layer < last]:
@@ -143,3 +143,11 @@ def evenly(n: int, most: int) -> tuple[int, ...]:
     if n <= most:
         return tuple(range(n))
     return tuple(round(place * (n - 1) / (most - 1)) for place in range(most))
+
+
+def last_patchable(model: Model, position: Position) -> int:
+    """The last block at which a patch can change the answer; -1 if there is none.
+
+    What the last block writes at the delimiter is read by no later block; before the letter it is what is decoded.
+    """
+    return model.n_layers - (2 if position == "delimiter" else 1)

@@ -14,10 +14,12 @@ from safetensors.torch import load_file
 
 from experiments import context_and_vectors
 from figures import context_and_vectors as figures
+from interp.context_vectors.kept import asked_items
 from interp.models.base import load_model
 from interp.tasks.perception.datasets import test_data as scored_data
 from interp.tuning.adapters import adapter_at_work, attached
 from interp.tuning.encoding import encode
+from interp.tuning.evaluation.reading import ItemReader
 from interp.tuning.text_context import context_text
 from tests import tiny
 from tests.places import Place, killed, refuses, start_undrawn
@@ -115,11 +117,15 @@ def counterpart(place: Place) -> Path:
 
 
 @pytest.fixture(scope="module")
-def compared(place: Place, adapter: Path, counterpart: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("compared")
+def comparing(place: Place, adapter: Path, counterpart: Path) -> list[object]:
     given = ["--model", place.vlm, "--tasks", *TASKS[:3], "--items", 4, "--contexts", 4, "--size", 32]
-    given += ["--difficulty", 0, "--dtype", "float64", "--compare", adapter, counterpart, "--out", out]
-    assert run(given, draw=True) == 0
+    return [*given, "--difficulty", 0, "--dtype", "float64", "--compare", adapter, counterpart]
+
+
+@pytest.fixture(scope="module")
+def compared(comparing: list[object], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("compared")
+    assert run([*comparing, "--out", out], draw=True) == 0
     return out / "compare"
 
 
@@ -135,6 +141,36 @@ def test_compared_adapters_have_every_measure_of_every_target(compared: Path) ->
     assert {path.stem for path in (compared / "figures").glob("*.png")} == {"compare"}
 
 
+def test_at_the_letter_the_last_block_is_compared_and_vectors_are_read_there(
+    comparing: list[object], compared: Path, place: Place, adapter: Path, tmp_path: Path
+) -> None:
+    last = tiny.LAYERS - 1
+    assert run([*comparing, "--position", "letter", "--patch-layer", last, "--out", tmp_path]) == 0
+    rows = pd.read_csv(tmp_path / "compare" / "compare_rows.csv")
+    patched = rows[rows["measure"].isin(["patch_own", "patch_other"])]["value"]
+    assert patched.notna().all()
+    assert patched.abs().max() > 0
+    kept, there = (
+        load_file(next((folder / "states").glob("under-covft*.safetensors")))["counting"]
+        for folder in (tmp_path / "compare", compared)
+    )
+    assert not torch.allclose(kept, there)
+    model = load_model(str(place.vlm), device="cpu", dtype="float64")
+    reader = ItemReader(model)
+    begun = torch.tensor(reader.replies[0][: reader.common], dtype=torch.long)
+    assert len(begun) > 0
+    states = []
+    with attached(model, {"covft": adapter}) as held, held.use("covft"):
+        for item in asked_items("counting", n=4, split="train", difficulty=0.0, size=32, seed=1000):
+            one = encode(model, item.images, [(item.prompt, None)])
+            pixels = torch.cat([model.image_inputs(image).features["pixel_values"].double() for image in item.images])
+            given = {"input_ids": torch.cat([one.input_ids, begun])[None], "pixel_values": pixels}
+            with adapter_at_work(model).context([context_text(item.prompt)], [0] * len(pixels)):
+                states.append(model.module(**given, output_hidden_states=True).hidden_states[last][0, -1])
+    expected = torch.stack([half.mean(0) for half in torch.stack(states).chunk(2)])
+    torch.testing.assert_close(kept[:, last - 1], expected)
+
+
 def test_adapters_of_unequal_dose_are_not_compared(
     place: Place, adapter: Path, counterpart: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,6 +182,14 @@ def test_adapters_of_unequal_dose_are_not_compared(
     refuses(context_and_vectors, [*given, "--out", tmp_path / "run"], "different doses", capsys, tmp_path / "run")
     given = ["--model", place.vlm, "--tasks", *TASKS[:3], "--compare", adapter]
     refuses(context_and_vectors, [*given, "--out", tmp_path / "run"], "are adapters of covft", capsys, tmp_path / "run")
+
+
+def test_a_block_whose_patch_reaches_no_answer_is_refused(
+    comparing: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--patch-layer", tiny.LAYERS - 1, "--out", tmp_path / "run"]
+    said = f"layer {tiny.LAYERS - 1} cannot be patched at the delimiter"
+    refuses(context_and_vectors, [*comparing, *more], said, capsys, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
