@@ -7,7 +7,7 @@ composition = pandas.read_csv("composition.csv")   the tasks of each cluster
 """
 
 from collections.abc import Mapping, Sequence
-from textwrap import fill
+from textwrap import fill, shorten
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,8 @@ REPRESENTATIONS = {
     "frozen": "mean feature, frozen",
 }
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+COLUMN, WORDS = 2.4, 0.85
+"""Inches: the width of an item among those nearest to a centre, and the height of what stands above it."""
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _GRID: dict[str, Any] = {"color": "#E2E2E2", "linewidth": 0.6}
 
@@ -136,22 +138,27 @@ def nearest(
         short: task -> label.
     """
     clusters, columns = sorted(set(table["cluster"])), int(table["rank"].max()) + 1
-    figure = Figure(figsize=(2.4 * columns, 2.3 * len(clusters)), layout="constrained")
-    axes = figure.subplots(len(clusters), columns, squeeze=False)
-    for row, number in zip(axes, clusters, strict=True):
-        shown = table[table["cluster"] == number].set_index("rank")
-        for rank, ax in enumerate(row):
+    shown = {number: table[table["cluster"] == number].set_index("rank") for number in clusters}
+    images = {item: side_by_side(pictures[item]) for item in table["item"]}
+    tall = [
+        COLUMN * max(images[item].shape[0] / images[item].shape[1] for item in shown[number]["item"]) + WORDS
+        for number in clusters
+    ]
+    figure = Figure(figsize=(COLUMN * columns, sum(tall)), layout="constrained")
+    rows = figure.subfigures(len(clusters), 1, squeeze=False, height_ratios=tall)[:, 0]
+    for row, number in zip(rows, clusters, strict=True):
+        held = _held(composition, number, short or {})
+        row.suptitle(held, x=0.01, horizontalalignment="left", fontsize=8, weight="bold")
+        for rank, ax in enumerate(row.subplots(1, columns, squeeze=False)[0]):
             ax.axis("off")
-            if rank not in shown.index:
+            if rank not in shown[number].index:
                 continue
-            item = shown.loc[rank]
-            ax.imshow(side_by_side(pictures[item["item"]]))
-            ax.set_title(
-                fill(f"{(short or {}).get(item['task'], item['task'])}: {item['question']}"[:90], 34), fontsize=6
+            item = shown[number].loc[rank]
+            ax.imshow(images[item["item"]])
+            asked = shorten(
+                f"{(short or {}).get(item['task'], item['task'])}: {item['question']}", 90, placeholder=" ..."
             )
-        row[0].text(
-            -0.02, 1.32, _held(composition, number, short or {}), transform=row[0].transAxes, fontsize=7, weight="bold"
-        )
+            ax.set_title(fill(asked, 36), fontsize=6)
     return figure
 
 
