@@ -7,7 +7,8 @@
   made of the file. A link to a file that does not exist is a warning, which fails the build.
 - `<!-- experiments -->` becomes the list of experiments; commands of docs/paper.md link to the page of theirs.
 - What an experiment's page has between `<!-- result -->` and `<!-- /result -->` is shown where results/<name>/ is kept,
-  with its README.md (or summary.md) below; where it is not, the command that makes it is.
+  or a folder of that name one level down, with its README.md (or summary.md) below; where it is not, the command that
+  makes it is.
 """
 
 import base64
@@ -136,8 +137,8 @@ def experiment_table() -> str:
 
 def result(block: str, name: str, page: str) -> str:
     """The kept result of an experiment, or how to make it: the first command of its page."""
-    folder = RESULTS / name
-    if not any(path.is_file() for path in folder.rglob("*")):
+    folder = kept(name)
+    if folder is None:
         command = page.split("```")[1].strip().splitlines()[0]
         return (
             '!!! note "No reference result is kept yet"\n'
@@ -147,6 +148,12 @@ def result(block: str, name: str, page: str) -> str:
         if summary.exists():
             return f"{block}\n{quoted(summary)}\n"
     return block
+
+
+def kept(name: str) -> Path | None:
+    """Where the result of an experiment is kept: results/<name>, or results/<study>/<name>."""
+    folders = (RESULTS / name, *sorted(RESULTS.glob(f"*/{name}")))
+    return next((folder for folder in folders if any(path.is_file() for path in folder.rglob("*"))), None)
 
 
 def quoted(path: Path) -> str:

@@ -30,7 +30,8 @@ PAPER_TABLES, PAPER_FIGURES = 13, 15
 
 
 def documents() -> list[Path]:
-    return [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("results/*/README.md"))]
+    results = [path for depth in ("*", "*/*") for path in sorted(ROOT.glob(f"results/{depth}/README.md"))]
+    return [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")), *results]
 
 
 def commands() -> Iterator[tuple[Path, str, str]]:
@@ -44,9 +45,10 @@ def page(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-def kept(name: str) -> bool:
-    """Whether the result of an experiment is in the repository."""
-    return any(path.is_file() for path in (ROOT / "results" / name).rglob("*"))
+def kept(name: str) -> Path | None:
+    """Where the result of an experiment is in the repository: results/<name>, or results/<study>/<name>."""
+    folders = [ROOT / "results" / name, *ROOT.glob(f"results/*/{name}")]
+    return next((folder for folder in folders if any(path.is_file() for path in folder.rglob("*"))), None)
 
 
 @pytest.mark.parametrize("name", experiments())
@@ -142,12 +144,13 @@ def test_relative_links_resolve(path: Path) -> None:
 def test_page_shows_what_the_experiment_draws(name: str) -> None:
     """The figures of a page are among those of the kept result; without one they are the names that the code writes."""
     (block,) = RESULT.findall(page(f"docs/experiments/{name}.md")) or [""]
-    shown = re.findall(rf"results/{name}/figures/(\w+)\.png", block)
+    shown = re.findall(rf"results/(?:\w+/)?{name}/figures/(\w+)\.png", block)
     if not shown:
         assert name in WITHOUT_FIGURES
         return
-    if kept(name):
-        drawn = {path.stem for path in (ROOT / "results" / name / "figures").glob("*.png")}
+    if (folder := kept(name)) is not None:
+        assert f"{folder.relative_to(ROOT).as_posix()}/figures" in block
+        drawn = {path.stem for path in (folder / "figures").glob("*.png")}
         assert set(shown) <= drawn
         return
     source = page(f"experiments/{name}.py") + "".join(p.read_text(encoding="utf-8") for p in ROOT.glob("figures/*.py"))
@@ -232,5 +235,5 @@ def test_page_without_a_kept_result_says_how_to_make_it(site: Path) -> None:
         missing = not kept(name) and name not in WITHOUT_FIGURES
         assert ("No reference result is kept yet" in text) == missing
         assert ("<img" in text.partition("How to read it</h2>")[0].rpartition("<h1")[2]) == (
-            kept(name) and name not in WITHOUT_FIGURES
+            kept(name) is not None and name not in WITHOUT_FIGURES
         )
