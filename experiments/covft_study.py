@@ -343,6 +343,9 @@ def _write(folder: Path, settings: "StudySettings", console: "Console") -> None:
         "expectations": "Stated before measuring (interp/covft/expectations.py). Held: the whole interval of the "
         "contrast is above zero; not held: below zero; not decidable: it holds zero.",
         "arms": "Mean over tasks; intervals resample items and seeds.",
+        "comparisons": "Differences and intervals resample items and seeds, and decide. p_value flips signs of items "
+        "with seeds averaged: of these trainings, not of new ones, so it may be small where the interval holds zero. "
+        "p_holm is corrected over the arms of a table against one reference.",
         **({"costs": "Medians over repeats; FLOPs of the tower's forward pass for one picture."} if costs else {}),
         **({"parameters": "Numbers that the optimiser was given."} if "parameters" in tables else {}),
     }
