@@ -3,7 +3,7 @@
 direct  = pandas.read_csv("direct.csv")    probes on one representation
 cross   = pandas.read_csv("cross.csv")     a probe on one representation reads the other through a linear map
 rsa     = pandas.read_csv("rsa.csv")       whether the same tasks are alike in both
-compare = pandas.read_csv("compare.csv")   adapters of CoVFT and of LoRA, each against the frozen model
+compare = pandas.read_csv("compare.csv")   adapters of CoVFT and of another strategy, each against the frozen model
 """
 
 from collections.abc import Mapping
@@ -44,8 +44,8 @@ def all_figures(tables: Mapping[str, pd.DataFrame]) -> dict[str, tuple[Figure, s
     if "compare" in tables:
         drawn["compare"] = (
             compare(tables["compare"]),
-            "CoVFT minus LoRA on the same task at equal dose, each against the frozen model: means over tasks, with "
-            "95 % intervals over them.",
+            "CoVFT minus the other strategy on the same task at equal dose, each against the frozen model: means over "
+            "tasks, with 95 % intervals over them; on the right the differences themselves.",
         )
     return drawn
 
@@ -111,7 +111,7 @@ def rsa(table: pd.DataFrame) -> Figure:
 
 
 def compare(table: pd.DataFrame) -> Figure:
-    """Differences with intervals, a line for each measure.
+    """Differences with intervals, a line for each measure, and their sizes in its own units on the right.
 
     Args:
         table: measure, targets, difference, low, high, scale.
@@ -126,6 +126,15 @@ def compare(table: pd.DataFrame) -> Figure:
     ax.errorbar(value, places, xerr=error, fmt="o", color=_COLOURS[0], ms=4, elinewidth=1.2)
     ax.axvline(0, color="#888888", lw=0.9)
     ax.set_yticks(places, shown["measure"] + ", " + shown["targets"], fontsize=8)
-    ax.set_xlabel("CoVFT minus LoRA, in standard deviations over tasks")
+    ax.set_xlabel("CoVFT minus the other strategy, in standard deviations over tasks")
     ax.grid(axis="x", **_GRID)
+    sizes = ax.twinx()
+    sizes.set_ylim(ax.get_ylim())
+    sizes.set_yticks(places, [_size(found) for found in shown["difference"]], fontsize=8)
+    sizes.tick_params(length=0)
     return figure
+
+
+def _size(difference: float) -> str:
+    """With three decimals, or in powers of ten where these would be zeros."""
+    return f"{difference:+.3f}" if abs(difference) >= 0.0005 or difference == 0 else f"{difference:+.0e}"
