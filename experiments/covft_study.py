@@ -55,8 +55,8 @@ class Arguments:
     rates: Annotated[Path | None, arg("FILE", "none")] = None
     """Learning rate by strategy: a JSON object, as --choose-rates writes it."""
     choose_rates: Annotated[tuple[float, ...], arg("RATE ...", "none")] = ()
-    """Train every strategy of table A at each of these rates, under the first seed; test on selection items; write
-    rates/rates.json, and stop."""
+    """Train every arm of the tables that --rates does not name at each of these rates, under the first seed; test on
+    selection items; write rates/rates.json, with what --rates says, and stop."""
     rank: int = 8
     """LoRA on the language model: r."""
     alpha: float = 16
@@ -232,14 +232,19 @@ def _note(folder: Path, settings: "StudySettings", requests: "Sequence[Request]"
 def _choose_rates(
     arguments: Arguments, settings: "StudySettings", work: "StudyWork", folder: Path, console: "Console"
 ) -> None:
-    """Every strategy at every rate on selection items, and the rates that this chooses."""
+    """Every arm without a rate at every rate on selection items, and the rates that this chooses."""
     from figures import covft_study as figures
     from interp.covft import rates
-    from interp.covft.arms import make_plan
     from interp.covft.units import opened
+    from interp.errors import CrosstaskError
 
-    plan = make_plan("A", tasks_of(arguments)[: len(arguments.tasks)], arguments.arms)
-    made = rates.trials(folder, settings, plan, arguments.choose_rates, seed=arguments.seeds[0])
+    named = rates.read_rates(arguments.rates) if arguments.rates is not None else {}
+    plans = [request.plan for request in requests_of(arguments, settings, work)]
+    arms = [arm for plan in plans for arm in plan.arms if arm.name not in named]
+    if not arms:
+        raise CrosstaskError(f"{arguments.rates} names every arm of table {' '.join(arguments.table)} already")
+    tasks = tasks_of(arguments)[: len(arguments.tasks)]
+    made = rates.trials(folder, settings, arms, tasks, arguments.choose_rates, seed=arguments.seeds[0])
     for trial in made:
         work.config(trial.unit)  # says what is wrong before anything is trained
     with common.remarks_on(console):
@@ -250,9 +255,10 @@ def _choose_rates(
                 console.print(f"{key} at {root.name}: {said}", markup=False)
         found = rates.table(made)
         with opened(folder / rates.RATES, {**settings.config(), "split": "selection"}) as run:
-            run.write_csv("rates.csv", found)
-            run.write_figure("figures/rates", figures.rates(found))
-            path = run.write_json("rates.json", rates.chosen(found))
+            every = rates.beside_earlier(found, run.folder / "rates.csv")
+            run.write_csv("rates.csv", every)
+            run.write_figure("figures/rates", figures.rates(every))
+            path = run.write_json("rates.json", named | rates.chosen(found))
     shown = found.round(3).astype(object).where(found.notna(), "")
     print(common.markdown(shown.assign(learning_rate=found["learning_rate"].map("{:g}".format))))
     console.print(f"Use them with --rates {path}", markup=False)

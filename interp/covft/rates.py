@@ -1,10 +1,10 @@
 """A learning rate for each strategy: tried on selection items under one seed, and written down.
 
-One rate for all strategies compares them at a rate that suits one of them. Each strategy of table A is therefore
-trained at every rate of a grid with the study's own dose; the one that is right most often on selection items, on
-average over the mixture's tasks, is taken, and of two that are right equally often the lower. A training that diverges
-is never taken. Arms with other options of a strategy have its rate, as do those with gradient surgery unless they have
-been tried themselves. Test items play no part.
+One rate for all strategies compares them at a rate that suits one of them. Each arm is therefore trained at every rate
+of a grid with the study's own dose; the one that is right most often on selection items, on average over the mixture's
+tasks, is taken, and of two that are right equally often the lower. A training that diverges is never taken. Arms with
+other options of a strategy, or with gradient surgery, have its rate unless they have been tried themselves. Test items
+play no part.
 
     rates/<rate>/units/...      trainings, as a study has them
     rates/rates.csv, rates.json   what was found, and what is chosen
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from interp.covft.arms import Arm, Cell, Plan
+from interp.covft.arms import Arm, Cell
 from interp.covft.plan import StudySettings, Unit, make_unit
 from interp.covft.units import is_finished, read_records
 from interp.errors import CrosstaskError
@@ -46,13 +46,22 @@ class Trial:
     unit: Unit
 
 
-def trials(root: Path, settings: StudySettings, plan: Plan, rates: Sequence[float], *, seed: int) -> list[Trial]:
-    """Every arm of a table at every rate, rates side by side.
+def trials(
+    root: Path,
+    settings: StudySettings,
+    arms: Sequence[Arm],
+    mixture: Sequence[str],
+    rates: Sequence[float],
+    *,
+    seed: int,
+) -> list[Trial]:
+    """Every arm at every rate, rates side by side.
 
     Args:
         root: the study's folder.
         settings: of the study; only the rate and the split are others.
-        plan: of table A.
+        arms: what is tried; one that is there twice is tried once.
+        mixture: the tasks that it is trained and tested on.
         rates: the grid.
         seed: of the trainings.
 
@@ -65,12 +74,12 @@ def trials(root: Path, settings: StudySettings, plan: Plan, rates: Sequence[floa
             "each once"
         )
     found = []
-    for cell in plan.cells:
+    for arm in {arm.name: arm for arm in arms}.values():
         for rate in sorted(rates):
-            own = {name: value for name, value in cell.arm.training.items() if name != "learning_rate"}
+            own = {name: value for name, value in arm.training.items() if name != "learning_rate"}
             here = replace(settings, split="selection", training={**settings.training, "learning_rate": rate})
-            unit = make_unit(here, Cell(Arm(cell.arm.name, own), cell.mixture), seed)
-            found.append(Trial(cell.arm, rate, root / RATES / f"{rate:g}", unit))
+            unit = make_unit(here, Cell(Arm(arm.name, own), tuple(mixture)), seed)
+            found.append(Trial(arm, rate, root / RATES / f"{rate:g}", unit))
     return found
 
 
@@ -104,8 +113,16 @@ def table(made: Sequence[Trial], *, seed: int = 0) -> pd.DataFrame:
     return found
 
 
+def beside_earlier(found: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """What was found, below the rows of other arms that a file of earlier trials has."""
+    if not path.exists():
+        return found
+    earlier = pd.read_csv(path)
+    return pd.concat([earlier[~earlier["strategy"].isin(found["strategy"])], found], ignore_index=True)
+
+
 def chosen(found: pd.DataFrame) -> dict[str, float]:
-    """Strategy -> its learning rate.
+    """Arm -> its learning rate.
 
     Raises:
         CrosstaskError: all trainings of a strategy failed.
@@ -117,7 +134,7 @@ def chosen(found: pd.DataFrame) -> dict[str, float]:
 
 
 def read_rates(path: Path) -> dict[str, float]:
-    """Strategy -> learning rate from a JSON object.
+    """Strategy, or an arm's name (a strategy with its options, as tables have it) -> learning rate from a JSON object.
 
     Raises:
         CrosstaskError: it cannot be read, names something else than a strategy, or a rate is not above zero.
@@ -134,7 +151,7 @@ def read_rates(path: Path) -> dict[str, float]:
     if not isinstance(given, Mapping):
         raise CrosstaskError(f"{path} holds a {type(given).__name__}; expected an object of strategy: learning rate")
     for name, rate in given.items():
-        strategy(str(plain_arm(name).training["strategy"]))
+        strategy(str(plain_arm(name.partition(" ")[0]).training["strategy"]))  # the options of an arm stand behind it
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not rate > 0:
             raise CrosstaskError(f"{path} gives {name!r} the learning rate {rate!r}; expected a number above zero")
     return {name: float(rate) for name, rate in given.items()}

@@ -115,7 +115,8 @@ def test_each_strategy_takes_the_rate_at_which_it_is_right_most_often_on_selecti
             return super().evaluate(unit, task, adapter)
 
     grid = (1e-2, 1e-4, 1e-3)
-    made = rates.trials(tmp_path, SETTINGS, plan("A", strategies=("covft", FULL, "vision_full+pcgrad")), grid, seed=0)
+    arms = plan("A", strategies=("covft", FULL, "vision_full+pcgrad")).arms
+    made = rates.trials(tmp_path, SETTINGS, arms, TASKS[:2], grid, seed=0)
     for trial in made:
         perform_all(trial.root, [trial.unit], ByRate())
     found = rates.table(made)
@@ -127,17 +128,30 @@ def test_each_strategy_takes_the_rate_at_which_it_is_right_most_often_on_selecti
     with pytest.raises(CrosstaskError, match=r"'vision_full' diverged at every"):
         rates.chosen(found[(found["strategy"] == FULL) & (found["learning_rate"] == 1e-2)])
     with pytest.raises(CrosstaskError, match=r"0.1: expected two or more"):
-        rates.trials(tmp_path, SETTINGS, plan("A"), (0.1,), seed=0)
+        rates.trials(tmp_path, SETTINGS, arms, TASKS[:2], (0.1,), seed=0)
+
+
+def test_trials_of_other_arms_are_put_beside_the_earlier_ones(tmp_path: Path) -> None:
+    def found(arm: str, rate: float) -> pd.DataFrame:
+        return pd.DataFrame([(arm, rate, 80, 0.5, 0.4, 0.6, True, False)], columns=list(rates.COLUMNS))
+
+    path = tmp_path / "rates.csv"
+    assert len(rates.beside_earlier(found(FULL, 1e-3), path)) == 1
+    pd.concat([found(FULL, 1e-3), found("vision_lora r=9", 1e-3)]).to_csv(path, index=False)
+    rows = rates.beside_earlier(found("vision_lora r=9", 1e-4), path)
+    assert dict(zip(rows["strategy"], rows["learning_rate"], strict=True)) == {FULL: 1e-3, "vision_lora r=9": 1e-4}
 
 
 def test_arms_train_at_the_rate_of_their_strategy_unless_they_have_their_own() -> None:
-    given = {"covft": 3e-3, FULL: 1e-4, "vision_full+cagrad": 5e-5}
+    given = {"covft": 3e-3, FULL: 1e-4, "vision_full+cagrad": 5e-5, "vision_lora r=9": 2e-5}
     made = make_plan("C", TASKS[:2], StudyOptions(), rates=given).arms
     assert {arm.training["learning_rate"] for arm in made if arm.training["strategy"] == "covft"} == {3e-3}
     table = {arm.name: arm.training for arm in make_plan("A", TASKS[:2], StudyOptions(), rates=given).arms}
     assert table["vision_full+pcgrad"]["learning_rate"] == 1e-4
     assert table["vision_full+cagrad"]["learning_rate"] == 5e-5
     assert "learning_rate" not in table["vpt"]
+    matched = {arm.name: arm for arm in make_plan("I", TASKS[:2], StudyOptions(), matched=[lora(9)], rates=given).arms}
+    assert matched["vision_lora r=9"].training["learning_rate"] == 2e-5
     unit = make_unit(SETTINGS, Cell(covft(), TASKS[:2]), 0)
     assert "learning_rate" not in training_job(unit).config["training"]
 
@@ -151,6 +165,11 @@ def test_files_of_rates_that_are_none_are_refused(tmp_path: Path, written: str, 
     (tmp_path / "rates.json").write_text(written)
     with pytest.raises(CrosstaskError, match=said):
         rates.read_rates(tmp_path / "rates.json")
+
+
+def test_rates_may_be_of_an_arm_with_its_options(tmp_path: Path) -> None:
+    (tmp_path / "rates.json").write_text('{"vision_full+pcgrad": 1, "vision_lora r=9": 2}')
+    assert rates.read_rates(tmp_path / "rates.json") == {"vision_full+pcgrad": 1.0, "vision_lora r=9": 2.0}
 
 
 def test_share_of_the_data_is_a_share_of_the_steps() -> None:
