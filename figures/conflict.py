@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 DEFINITIONS = {"mean": "leave-one-out mean", "principal": "first principal direction", "others": "mean of other tasks"}
 STYLES = {"summed": "-", "apart": "--"}
@@ -127,8 +128,9 @@ def pairs(table: pd.DataFrame, *, short: Mapping[str, str] | None = None) -> Fig
         labels = [(short or {}).get(task, task) for task in tasks]
         ax.set_xticks(range(len(tasks)), labels, rotation=90, fontsize=7)
         ax.set_yticks(range(len(tasks)), labels, fontsize=7)
-        for place in range(len(tasks)):
-            ax.text(place, place, f"{matrix.iloc[place, place]:.2f}", ha="center", va="center", fontsize=5)
+        for place, own in enumerate(np.diag(matrix)):
+            colour = "white" if abs(own) > 0.6 * most else "black"
+            ax.text(place, place, f"{own:.2f}", ha="center", va="center", fontsize=6, color=colour)
         ax.set_title(arm, fontsize=10, loc="left")
     figure.colorbar(image, ax=list(axes), shrink=0.75).ax.tick_params(labelsize=7)
     return figure
@@ -161,6 +163,8 @@ def distance(table: pd.DataFrame) -> Figure:
             ax.set_title(title, fontsize=10, loc="left")
             ax.set_xlabel(label)
             ax.grid(axis="y", **_GRID)
+            if along == "layer":
+                ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0, 0].legend(frameon=False, fontsize=8)
     return figure
 
