@@ -56,7 +56,7 @@ class Arguments:
     """Learning rate by strategy: a JSON object, as --choose-rates writes it."""
     choose_rates: Annotated[tuple[float, ...], arg("RATE ...", "none")] = ()
     """Train every arm of the tables that --rates does not name at each of these rates, under the first seed; test on
-    selection items; write rates/rates.json, with what --rates says, and stop."""
+    selection items; write rates/rates.json, with earlier choices and what --rates says, and stop."""
     rank: int = 8
     """LoRA on the language model: r."""
     alpha: float = 16
@@ -258,7 +258,7 @@ def _choose_rates(
             every = rates.beside_earlier(found, run.folder / "rates.csv")
             run.write_csv("rates.csv", every)
             run.write_figure("figures/rates", figures.rates(every))
-            path = run.write_json("rates.json", named | rates.chosen(found))
+            path = run.write_json("rates.json", rates.chosen(every) | named)
     shown = found.round(3).astype(object).where(found.notna(), "")
     print(common.markdown(shown.assign(learning_rate=found["learning_rate"].map("{:g}".format))))
     console.print(f"Use them with --rates {path}", markup=False)

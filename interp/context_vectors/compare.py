@@ -28,13 +28,13 @@ import torch
 from jaxtyping import Float
 
 from interp.context_vectors.kept import Kept, Unit, asked_items
+from interp.context_vectors.pairing import item_states
 from interp.errors import CrosstaskError
 from interp.models.base import Model
-from interp.perception_vectors.contexts import read_context
 from interp.perception_vectors.moves import moves
 from interp.perception_vectors.patches import patch_answers
 from interp.perception_vectors.settings import Position, last_patchable
-from interp.perception_vectors.states import halves, read_states
+from interp.perception_vectors.states import halves
 from interp.perception_vectors.transfer import OTHER, OWN, arms_for, scored, transfer_table
 from interp.runs import Run
 from interp.statistics import bootstrap_mean
@@ -47,7 +47,6 @@ from interp.tuning.evaluation.reading import ItemReader
 from interp.tuning.evaluation.variants import changes_vision
 from interp.tuning.evaluation.vision import PixelVision
 from interp.tuning.matrix.plan import DIFFICULTY, task_of
-from interp.tuning.text_context import context_text
 
 COVFT, SETTING = "covft", "item"
 DOSE = ("steps", "examples_seen")
@@ -231,10 +230,8 @@ class CompareWork(Kept):
         )
 
     def _vectors(self, asked: str) -> Float[torch.Tensor, "2 L D"]:
-        reader, items = ItemReader(self.model), self._items(asked, "train", self.settings.contexts)
-        readings = [read_context(reader, "item", [item], self.settings.position) for item in items]
-        texts = [context_text(item.prompt) for item in items]
-        return halves(read_states(self.model, readings, PixelVision(self.model, reader.pictures), texts=texts))
+        items = self._items(asked, "train", self.settings.contexts)
+        return halves(item_states(self.model, items, self.settings.position))
 
     def _answers(self, asked: str, target: str, vectors: Mapping[str, torch.Tensor], *, pixels: bool) -> dict[str, Any]:
         """Right answers, log p(key), and both under every patch."""

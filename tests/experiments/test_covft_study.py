@@ -117,6 +117,9 @@ def test_rates_are_chosen_on_selection_items_and_used(
     assert (out / "rates" / "figures" / "rates.png").exists()
     assert not (out / "units").exists()
     assert start(covft_study, arguments(place, out, "--rates", path, "--seeds", 0)) == 0
+    assert start(covft_study, arguments(place, out, "--choose-rates", 1e-4, 1e-1, "--strategies", "lora")) == 0
+    assert json.loads(path.read_text()) == chosen  # what was chosen before is kept
+    capsys.readouterr()
     given = arguments(place, out, "--choose-rates", 1e-4, 1e-1, "--rates", path)
     assert start(covft_study, given) == 2
     assert capsys.readouterr().err.strip().endswith("rates.json names every arm of table A already")
