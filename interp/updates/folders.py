@@ -7,9 +7,10 @@ a folder from elsewhere, its name, without what only says that it is an adapter,
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,15 +102,21 @@ def find_folders(given: Path | str, *, fraction: float = 1.0) -> list[Found]:
 
 def _inner(folder: Path) -> list[Path]:
     """Folders in a folder in which, or below which, there is an update."""
-    files = (CONFIG, DELTA, SINGLE, INDEX)
     inner = sorted(path for path in folder.iterdir() if path.is_dir())
-    return [path for path in inner if any(next(path.rglob(file), None) for file in files)]
+    return [path for path in inner if next(_below(path, CONFIG, DELTA, SINGLE, INDEX), None)]
+
+
+def _below(folder: Path, *files: str) -> Iterator[Path]:
+    """Folders that hold one of some files: a folder and all below it, though a training at work may remove some."""
+    return (Path(path) for path, _, inside in os.walk(folder) if not set(files).isdisjoint(inside))
 
 
 def _of_matrix(root: Path, fraction: float) -> list[Found]:
     """Every finished training of a matrix, at a share of its steps."""
     found = []
-    for path in sorted((root / "jobs" / "train").rglob("journal.jsonl")):
+    trainings = root / "jobs" / "train"
+    journals = (path for depth in ("*/*", "*/*/*") for path in trainings.glob(f"{depth}/journal.jsonl"))
+    for path in sorted(journals):  # not below, where a training at work makes and removes checkpoints
         key = path.parent.relative_to(root / "jobs").as_posix()
         payload = finished_units(root, key).get(TRAINED)
         if payload is None:
@@ -155,7 +162,7 @@ def _read(found: Found, base: Weights | None) -> Update:
         raise CrosstaskError(f"update {str(name)!r} in {folder} is of strategy 'freeze', which changes nothing")
     if (folder / SINGLE).is_file() or (folder / INDEX).is_file():
         return read_checkpoint(folder, name, base=base)
-    inside = sorted(path.parent for path in folder.rglob(CONFIG))[:1]
+    inside = sorted(_below(folder, CONFIG))[:1]
     hint = f"; there is one in {inside[0]}" if inside else ""
     raise CrosstaskError(f"folder {str(folder)!r} holds none of {CONFIG}, {DELTA}, {SINGLE} and {INDEX}{hint}")
 

@@ -81,7 +81,8 @@ def test_killed_process_continues_to_the_same_tables(place: Place, finished: Pat
     out = tmp_path / "killed"
     command = [sys.executable, "-m", covft_study.MODULE, *arguments(place, out)]
     child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not list(out.glob("units/lora/**/records/*.jsonl")) and child.poll() is None:
+    records = out / "units" / "lora" / "RD-CN" / "seed0" / "records"
+    while not (records / "relative_depth.jsonl").exists() and child.poll() is None:
         time.sleep(0.02)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()

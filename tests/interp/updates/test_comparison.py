@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -399,3 +401,21 @@ def test_folders_without_an_update_are_refused(tmp_path: Path) -> None:
     save_file({}, tmp_path / "none" / "delta.safetensors")
     with pytest.raises(CrosstaskError, match="nothing was trained"):
         read_updates([tmp_path / "none"], least=1)
+
+
+def test_what_a_training_at_work_removes_meanwhile_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_adapter(tmp_path / "counting", random_factors(0))
+    checkpoint = tmp_path / "jigsaw" / "run" / "checkpoints" / "checkpoint-1"
+    checkpoint.mkdir(parents=True)
+    scandir = os.scandir
+
+    def late(path: str | Path = ".") -> Any:
+        if Path(path) == checkpoint and checkpoint.exists():
+            checkpoint.rmdir()
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", late)
+    assert [one.name for one in find_folders(tmp_path)] == [Name("counting")]
+    assert not checkpoint.exists()
