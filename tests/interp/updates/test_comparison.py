@@ -419,3 +419,24 @@ def test_what_a_training_at_work_removes_meanwhile_is_passed_over(
     monkeypatch.setattr(os, "scandir", late)
     assert [one.name for one in find_folders(tmp_path)] == [Name("counting")]
     assert not checkpoint.exists()
+
+
+def test_trainings_of_a_matrix_at_a_share_of_their_steps(tmp_path: Path) -> None:
+    """Checkpoints of one training, or trainings of their own by share."""
+    trainings = tmp_path / "jobs" / "train"
+
+    def training(folder: Path, task: str, fraction: float, adapters: dict[str, str]) -> None:
+        for name in adapters.values():
+            write_adapter(folder / "run" / name, random_factors(0))
+        (folder / "config.json").write_text(json.dumps({"source": task, "seed": 1, "fraction": fraction}))
+        payload = {"key": "trained", "payload": {"adapters": adapters, "steps": 2}}
+        (folder / "journal.jsonl").write_text(json.dumps(payload) + "\n")
+
+    training(trainings / "counting" / "seed1", "counting", 1.0, {"0.5": "snapshots/0.5", "1": "adapter"})
+    for fraction, share in ((0.5, "050"), (1.0, "100")):
+        training(trainings / "jigsaw" / "seed1" / share, "jigsaw", fraction, {"1": "adapter"})
+    found = {one.name: one.folder.relative_to(trainings).as_posix() for one in find_folders(tmp_path, fraction=0.5)}
+    assert found == {
+        Name("counting", 1): "counting/seed1/run/snapshots/0.5",
+        Name("jigsaw", 1): "jigsaw/seed1/050/run/adapter",
+    }
