@@ -36,7 +36,7 @@ from interp.tuning.matrix.plan import plain
 from interp.tuning.run import finetune, without_dropout
 from interp.tuning.strategies import strategy
 from interp.tuning.strategies.towers import used_blocks
-from interp.tuning.text_context import context_text
+from interp.tuning.text_context import context_text, owners
 
 Unit: TypeAlias = tuple[Any, ...]
 MIXTURE = "mixture"
@@ -150,7 +150,7 @@ class ConflictWork:
         if point == 0:
             chosen = strategy(arm.strategy)(self.model, self.settings.training(arm, what, seed))
             try:
-                yield lambda rows: chosen.context(chosen.text_inputs(*_texts(rows)))
+                yield lambda rows: chosen.context(chosen.text_inputs(*_texts(self.model, rows)))
             finally:
                 chosen.detach()
                 self.model.module.requires_grad_(False).eval()
@@ -160,7 +160,7 @@ class ConflictWork:
         folder = folder / "adapter" if point == 1 else folder / "snapshots" / f"{point:g}"
         with attached(self.model, {arm.name: folder}) as held, held.use(arm.name):
             adapter = adapter_at_work(self.model)
-            yield lambda rows: adapter.context(*_texts(rows))
+            yield lambda rows: adapter.context(*_texts(self.model, rows))
 
     def _place(self, arm: Arm, what: str, seed: int) -> Path:
         return self.run.folder / "trained" / plain(arm.name) / f"{plain(what)}-seed{seed}"
@@ -203,10 +203,9 @@ def total(grams: Grams, experts: Experts) -> dict[int, np.ndarray]:
     return {-1: np.sum(list(kept.values()), axis=0), **kept}
 
 
-def _texts(rows: Sequence[Encoded]) -> tuple[list[str], list[int]]:
-    """What the tower is told of some conversations, and the conversation of each picture."""
-    owner = [index for index, row in enumerate(rows) for _ in row.images]
-    return [context_text(row.questions) for row in rows], owner
+def _texts(model: Model, rows: Sequence[Encoded]) -> tuple[list[str], list[int]]:
+    """What the tower is told of some conversations, and the conversation of each picture that it is given."""
+    return [context_text(row.questions) for row in rows], owners(model, [row.images for row in rows])
 
 
 def _file(unit: Unit) -> str:

@@ -29,7 +29,7 @@ from interp.models.base import Model
 from interp.tasks.perception.items import PerceptionItem
 from interp.tuning.adapters import adapter_at_work, attached
 from interp.tuning.evaluation.vision import TOWER_BATCH
-from interp.tuning.text_context import context_text
+from interp.tuning.text_context import context_text, owners
 
 Vectors: TypeAlias = dict[str, Float[Tensor, "N D"]]
 NEUTRAL = "What is in the picture?"
@@ -101,11 +101,10 @@ def read_contexts(model: Model, items: Sequence[PerceptionItem], texts: Sequence
     parts: dict[str, list[Tensor]] = {}
     for start in range(0, len(items), TOWER_BATCH):
         some = items[start : start + TOWER_BATCH]
-        owner = _owner(some)
-        mean = _features(model, some, texts[start : start + TOWER_BATCH], owner)
-        given = {"mean": mean}
-        given |= {f"context/{layer}": vectors for layer, vectors in chosen.context_vectors().items()}
+        parts.setdefault("mean", []).append(_features(model, some, texts[start : start + TOWER_BATCH]))
+        given = {f"context/{layer}": vectors for layer, vectors in chosen.context_vectors().items()}
         given |= {f"routing/{layer}": weights for layer, weights in chosen.routing().items()}
+        owner = owners(model, [item.images for item in some])
         for name, vectors in given.items():
             parts.setdefault(name, []).append(_of_items(vectors, owner, len(some)))
     return {name: torch.cat(found) for name, found in parts.items()}
@@ -117,37 +116,32 @@ def read_features(model: Model, items: Sequence[PerceptionItem], texts: Sequence
     found = []
     for start in range(0, len(items), TOWER_BATCH):
         some = items[start : start + TOWER_BATCH]
-        owner = _owner(some)
-        found.append(_of_items(_features(model, some, texts[start : start + TOWER_BATCH], owner), owner, len(some)))
+        found.append(_features(model, some, texts[start : start + TOWER_BATCH]))
     return torch.cat(found)
 
 
-def _features(
-    model: Model, items: Sequence[PerceptionItem], texts: Sequence[str], owner: Sequence[int]
-) -> Float[Tensor, "I D"]:
-    """The mean feature of every picture: one pass of the tower, told the texts."""
+def _features(model: Model, items: Sequence[PerceptionItem], texts: Sequence[str]) -> Float[Tensor, "N D"]:
+    """The mean feature of every item's pictures: one pass of the tower, told the texts."""
     given = [model.image_inputs(image, among=len(item.images)).features for item in items for image in item.images]
     vision = {
         name: (tensor.to(model.dtype) if tensor.is_floating_point() else tensor).to(model.device)
         for name, tensor in model.family.collate(given).items()
     }
-    with adapter_at_work(model).context(list(texts), list(owner)):
+    with adapter_at_work(model).context(list(texts), owners(model, [item.images for item in items])):
         found: Any = model.module.get_image_features(**vision, return_dict=True)
     pooled = getattr(found, "pooler_output", found)
+    owner = [index for index, item in enumerate(items) for _ in item.images]
     if len(pooled) != len(owner):
         raise CrosstaskError(
             f"model {model.name!r} gives {len(pooled)} rows of features for {len(owner)} pictures, so they cannot be "
             "told apart"
         )
-    return torch.stack([rows.reshape(-1, rows.shape[-1]).mean(0) for rows in pooled])
-
-
-def _owner(items: Sequence[PerceptionItem]) -> list[int]:
-    return [index for index, item in enumerate(items) for _ in item.images]
+    means = torch.stack([rows.reshape(-1, rows.shape[-1]).mean(0) for rows in pooled])
+    return _of_items(means, owner, len(items))
 
 
 def _of_items(vectors: Float[Tensor, "I D"], owner: Sequence[int], n: int) -> Float[Tensor, "N D"]:
-    """Means over the pictures of each item."""
+    """Means over the pictures (or tiles) of each item."""
     kept = vectors.detach().cpu().to(torch.promote_types(vectors.dtype, torch.float32))
     index = torch.tensor(owner)
     sums = torch.zeros(n, kept.shape[1], dtype=kept.dtype).index_add_(0, index, kept)

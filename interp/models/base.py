@@ -261,6 +261,10 @@ class Model:
         self._images.move_to_end(key)
         return self._images[key]
 
+    def tower_images(self, image: Image, *, among: int = 1) -> int:
+        """How many pictures the vision tower is given for one image, one of so many in its prompt."""
+        return self.family.tower_images(self.image_inputs(image, among=among).features)
+
     def reset_state(self) -> None:
         """Forget whatever an earlier run left on the module."""
         self.family.reset_state(self.module)

@@ -141,7 +141,7 @@ def _plain(
         patches = [arms[arm].patch(choices.sites[group[row]][number][0]) for arm, row, number in part]
         columns = [batch.inputs["input_ids"].shape[1] - tail] * len(part)
         shown = [choices.items[choices.sites[group[row]][number][0]] for _, row, number in part]
-        with asked(model, shown, batch), patched(model, patches, range(len(part)), columns, manner):
+        with asked(model, shown, batch, choices.vision), patched(model, patches, range(len(part)), columns, manner):
             logits = last_logits(model, choices.vision.join(batch.inputs, batch.pictures), 1)[:, -1]
         for where, found in zip(part, logits, strict=True):
             yield *where, found
@@ -176,7 +176,7 @@ class _Stems:
         self.width = batch.inputs["input_ids"].shape[1]
         self.owners = torch.stack([_owners(stem, self.width) for stem in stems]).to(self.model.device)
         self.cache: DynamicCache = new_cache(self.model)
-        with asked(self.model, [choices.items[item] for item in self.items], batch):
+        with asked(self.model, [choices.items[item] for item in self.items], batch, choices.vision):
             inputs = choices.vision.join(batch.inputs, batch.pictures)
             last_logits(self.model, inputs, 1, use_cache=True, past_key_values=self.cache)
 

@@ -11,7 +11,7 @@ is given without the mean over tasks too, which is the ceiling of what tells tas
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
@@ -24,9 +24,8 @@ from interp.hooks import capture
 from interp.memory import memory_plan
 from interp.models.base import Model
 from interp.tuning.adapters import adapter_at_work
-from interp.tuning.evaluation.forced_choice import Vision
 from interp.tuning.evaluation.packing import Pack, Reading, batches, collate_packs
-from interp.tuning.evaluation.vision import last_logits
+from interp.tuning.evaluation.vision import Vision, last_logits, told
 
 
 @torch.no_grad()
@@ -51,8 +50,7 @@ def read_states(
     Raises:
         CrosstaskError: the tower of the adapter at work reads texts, and there are none.
     """
-    adapter = adapter_at_work(model)
-    if adapter.reads_text and texts is None:
+    if adapter_at_work(model).reads_text and texts is None:
         raise CrosstaskError(
             "the vision tower of the adapter at work reads the question: give the text of each reading"
         )
@@ -64,10 +62,8 @@ def read_states(
             [packs[index] for index in group], pad_id=model.pad_id, dtype=model.dtype, device=model.device
         )
         last = torch.full((len(group),), batch.inputs["input_ids"].shape[1] - 1)
-        told: AbstractContextManager[object] = nullcontext()
-        if adapter.reads_text and texts is not None and batch.pictures:
-            told = adapter.context([texts[index] for index in group], batch.owner)
-        with told, capture(model.blocks, last) as captured:
+        asked = told(model, [texts[index] for index in group], batch, vision) if texts else nullcontext()
+        with asked, capture(model.blocks, last) as captured:
             last_logits(model, vision.join(batch.inputs, batch.pictures), 1)
         states[group] = captured.states.transpose(0, 1).to("cpu", dtype)
     return states

@@ -29,11 +29,11 @@ from interp.perception_vectors.settings import SPLITS, Setting, VectorSettings
 from interp.perception_vectors.states import halves, read_states
 from interp.perception_vectors.transfer import arms_for, scored
 from interp.runs import Run
-from interp.tuning.evaluation.forced_choice import Vision, prepare
+from interp.tuning.evaluation.forced_choice import prepare
 from interp.tuning.evaluation.packing import Pack, Reading
 from interp.tuning.evaluation.reading import ItemReader
 from interp.tuning.evaluation.variants import changes_vision, variants
-from interp.tuning.evaluation.vision import vision_for
+from interp.tuning.evaluation.vision import Vision, vision_for
 from interp.tuning.matrix.plan import plain
 from interp.tuning.text_context import context_text
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,8 @@ from torch import Tensor
 from interp.errors import CrosstaskError
 
 if TYPE_CHECKING:
+    from interp.images import Image
+    from interp.models.base import Model
     from interp.tuning.text_encoder import TextEncoder
 
 PREFIX = "context_"
@@ -53,7 +55,8 @@ class TextContext:
 
     Attributes:
         embeds: one vector a conversation.
-        owner: the conversation of each image, images in the order of the pixel values.
+        owner: the conversation of each image, images in the order of the pixel values; of each tile, where images are
+            cut into tiles (:func:`owners`).
         states: the text encoder's state of each token, padded; None unless they were asked for.
         mask: which states are there.
     """
@@ -127,6 +130,21 @@ class ContextSlot:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ContextSlot:
         return self
+
+
+def owners(model: Model, conversations: Iterable[Sequence[Image]]) -> list[int]:
+    """The conversation of each picture that the tower is given: of each tile, where images are cut into tiles.
+
+    Args:
+        model: cuts them.
+        conversations: the images of each.
+    """
+    return [
+        index
+        for index, images in enumerate(conversations)
+        for image in images
+        for _ in range(model.tower_images(image, among=len(images)))
+    ]
 
 
 def context_inputs(

@@ -30,7 +30,7 @@ from interp.tuning.dataset import OrderedData
 from interp.tuning.encoding import IGNORED, Encoded
 from interp.tuning.features import FeatureStore, embed
 from interp.tuning.strategies import Strategy
-from interp.tuning.text_context import context_text, without_context
+from interp.tuning.text_context import context_text, owners, without_context
 
 TRAINED = "trained.safetensors"
 """In a checkpoint: the trained parameters by name."""
@@ -68,7 +68,7 @@ class Collator:
         features = None if self.store is None else [self.store.get(row.images) for row in rows]
         batch = keep_answers(self.model, collate(self.model, rows, features=features, device="cpu"))
         if self.strategy is not None:
-            owner = [index for index, row in enumerate(rows) for _ in row.images]
+            owner = owners(self.model, [row.images for row in rows])
             batch |= self.strategy.text_inputs([context_text(row.questions) for row in rows], owner)
         return batch
 

@@ -221,6 +221,13 @@ class Family:
             return {}
         return {name: _joined([image[name] for image in images]) for name in images[0]}
 
+    def tower_images(self, features: dict[str, Tensor]) -> int:
+        """How many pictures the vision tower is given for one picture: its tiles, where it is cut into tiles."""
+        if "image_grid_thw" in features:
+            return len(features["image_grid_thw"])
+        pixels = features["pixel_values"]
+        return pixels.shape[:-3].numel()
+
     def bos_ids(self, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
         """What a prompt must begin with.
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -31,19 +31,12 @@ from interp.tasks.perception.items import PerceptionItem
 from interp.tuning.evaluation.packing import Pack, Reading, batches, collate_packs, packed
 from interp.tuning.evaluation.reading import ItemReader
 from interp.tuning.evaluation.records import Record, choice_record
-from interp.tuning.evaluation.vision import asked, last_logits, vision_for
+from interp.tuning.evaluation.vision import Vision, asked, last_logits, vision_for
 from interp.tuning.features import FeatureStore
 
 Progress = Callable[[int], object]
 Site: TypeAlias = tuple[int, int, int]
 """Whose reading it is: item, shift, and letter, which is -1 where one reading serves all letters."""
-
-
-class Vision(Protocol):
-    """Turns pictures into what the module takes."""
-
-    def join(self, inputs: dict[str, Tensor], keys: Sequence[str]) -> dict[str, Tensor]:
-        """A batch's inputs with the pictures of these keys, in reading order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +164,7 @@ def _run(choices: Choices, group: Sequence[int]) -> Iterator[tuple[Site, Float[T
     model, packs = choices.model, [choices.packs[index] for index in group]
     batch = collate_packs(packs, pad_id=model.pad_id, dtype=model.dtype, device=model.device)
     columns = max(batch.last, choices.tail)
-    with asked(model, [choices.items[choices.sites[index][0][0]] for index in group], batch):
+    with asked(model, [choices.items[choices.sites[index][0][0]] for index in group], batch, choices.vision):
         logits = last_logits(model, choices.vision.join(batch.inputs, batch.pictures), columns)
     for index, row in zip(group, logits, strict=True):
         sites = choices.sites[index]

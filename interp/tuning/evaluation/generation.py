@@ -19,11 +19,10 @@ from interp.memory import memory_plan
 from interp.models.base import Model
 from interp.tasks.perception.items import LETTERS, PerceptionItem
 from interp.tasks.perception.replies import blink_prediction, mean_relative_accuracy, read_choice, read_number
-from interp.tuning.evaluation.forced_choice import Vision
 from interp.tuning.evaluation.packing import Pack, batches, collate_packs
 from interp.tuning.evaluation.reading import ItemReader
 from interp.tuning.evaluation.records import Record
-from interp.tuning.evaluation.vision import asked, last_logits, vision_for
+from interp.tuning.evaluation.vision import Vision, asked, last_logits, vision_for
 from interp.tuning.features import FeatureStore
 
 MAX_NEW_TOKENS = 16
@@ -98,7 +97,7 @@ def replies(questions: Questions, *, progress: Callable[[int], object] | None = 
         packs = [questions.packs[index] for index in group]
         batch = collate_packs(packs, pad_id=model.pad_id, dtype=model.dtype, device=model.device)
         cache = new_cache(model)
-        with asked(model, [questions.items[index] for index in group], batch):
+        with asked(model, [questions.items[index] for index in group], batch, questions.vision):
             inputs = questions.vision.join(batch.inputs, batch.pictures)
             logits = last_logits(model, inputs, 1, past_key_values=cache, use_cache=True)[:, -1]
         answers = Answers(model, len(group), max_new_tokens=questions.max_new_tokens, stop=None)

@@ -11,7 +11,7 @@ import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import psutil
@@ -40,7 +40,22 @@ _exact: WeakKeyDictionary[Model, bool] = WeakKeyDictionary()
 """Whether kept features have been found to give a model's own logits."""
 
 
-def asked(model: Model, items: Sequence[PerceptionItem], batch: PackBatch) -> AbstractContextManager[None]:
+class Vision(Protocol):
+    """Turns pictures into what the module takes.
+
+    Attributes:
+        pictures: by key, and among how many each is shown.
+    """
+
+    pictures: Mapping[str, tuple[Image, int]]
+
+    def join(self, inputs: dict[str, Tensor], keys: Sequence[str]) -> dict[str, Tensor]:
+        """A batch's inputs with the pictures of these keys, in reading order."""
+
+
+def asked(
+    model: Model, items: Sequence[PerceptionItem], batch: PackBatch, vision: Vision
+) -> AbstractContextManager[None]:
     """While a batch runs, the adapter at work is told what is asked of its pictures, if its tower reads that.
 
     The text is the question without its options (:func:`interp.tuning.text_context.context_text`), so that it is the
@@ -50,11 +65,19 @@ def asked(model: Model, items: Sequence[PerceptionItem], batch: PackBatch) -> Ab
         model: with whatever adapter is at work.
         items: of each row.
         batch: the rows.
+        vision: has their pictures.
     """
+    return told(model, [context_text(item.prompt) for item in items], batch, vision)
+
+
+def told(model: Model, texts: Sequence[str], batch: PackBatch, vision: Vision) -> AbstractContextManager[None]:
+    """As `asked`, with the text of each row."""
     adapter = adapter_at_work(model)
     if not adapter.reads_text or not batch.pictures:
         return nullcontext()
-    return adapter.context([context_text(item.prompt) for item in items], batch.owner)
+    shown = [vision.pictures[key] for key in batch.pictures]
+    counts = [model.tower_images(image, among=among) for image, among in shown]
+    return adapter.context(texts, [row for row, n in zip(batch.owner, counts, strict=True) for _ in range(n)])
 
 
 class PixelVision:
