@@ -127,14 +127,16 @@ def _features(model: Model, items: Sequence[PerceptionItem], texts: Sequence[str
         name: (tensor.to(model.dtype) if tensor.is_floating_point() else tensor).to(model.device)
         for name, tensor in model.family.collate(given).items()
     }
-    with adapter_at_work(model).context(list(texts), owners(model, [item.images for item in items])):
+    tiles = owners(model, [item.images for item in items])
+    with adapter_at_work(model).context(list(texts), tiles):
         found: Any = model.module.get_image_features(**vision, return_dict=True)
     pooled = getattr(found, "pooler_output", found)
-    owner = [index for index, item in enumerate(items) for _ in item.images]
-    if len(pooled) != len(owner):
+    pictures = [index for index, item in enumerate(items) for _ in item.images]
+    owner = next((each for each in (pictures, tiles) if len(each) == len(pooled)), None)
+    if owner is None:
         raise CrosstaskError(
-            f"model {model.name!r} gives {len(pooled)} rows of features for {len(owner)} pictures, so they cannot be "
-            "told apart"
+            f"model {model.name!r} gives {len(pooled)} rows of features for {len(pictures)} pictures, so they cannot "
+            "be told apart"
         )
     means = torch.stack([rows.reshape(-1, rows.shape[-1]).mean(0) for rows in pooled])
     return _of_items(means, owner, len(items))
