@@ -1,4 +1,4 @@
-"""Trainings by two processes on this machine, through `accelerate launch`."""
+"""Trainings by two processes on this machine."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from pathlib import Path
 torch.set_num_threads(1)
 out = Path(sys.argv[1])
 """
+TAIL = """
+(out / f"process{torch.distributed.get_rank()}of{torch.distributed.get_world_size()}").touch()
+"""
 
 
 def trained_by_two(code: str, folder: Path) -> TunedRun:
@@ -26,11 +29,10 @@ def trained_by_two(code: str, folder: Path) -> TunedRun:
         folder: empty; becomes `out`.
     """
     script = folder / "train.py"
-    script.write_text(HEAD + code)
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-    options = ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    script.write_text(HEAD + code + TAIL)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
-        [sys.executable, *launch, *options, str(script), str(folder)],
+        [sys.executable, *launch, str(script), str(folder)],
         cwd=Path(__file__).parents[1],
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": "."},
         capture_output=True,
@@ -39,4 +41,5 @@ def trained_by_two(code: str, folder: Path) -> TunedRun:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    assert {path.name for path in folder.glob("process*")} == {"process0of2", "process1of2"}
     return TunedRun(folder / "run", json.loads((folder / "run" / "adapter" / "run.json").read_text()))

@@ -15,6 +15,7 @@ from interp.errors import CrosstaskError
 from interp.models.base import Model, load_model
 from interp.tasks.perception.items import PerceptionItem
 from interp.tuning.adapters import adapter_at_work, attached
+from interp.tuning.dataset import Example
 from interp.tuning.evaluation.evaluate import EvaluationOptions, evaluate
 from interp.tuning.run import TunedRun, finetune
 from tests.interp.tuning.covft import ASKED, batch, config, logits
@@ -27,6 +28,9 @@ ITEMS = [
     PerceptionItem(f"item/{n}", "RD", (picture(n),) * (1 + n % 2), QUESTIONS[n % 3], ("yes", "no"), n % 2)
     for n in range(6)
 ]
+
+TALK = [Example(f"talk/{n}", (picture(n),) if n % 4 == 1 else (), ((QUESTIONS[n % 3], "yes"),)) for n in range(8)]
+"""Few examples have a picture."""
 
 
 @pytest.fixture(scope="module")
@@ -75,21 +79,31 @@ def test_loaded_adapter_gives_the_logits_of_its_weights_and_takes_itself_off(mad
 
 
 PROCESSES = """
-from tests.interp.tuning.test_covft_run import CHANGES, ITEMS, config
-from tests.processes import trained_by_two
+from tests.interp.tuning.test_covft_run import CHANGES, ITEMS, TALK, config
 from tests.tiny import tiny_llava
 from interp.tuning.run import finetune
 changed = config(balance=0.01).changed(**CHANGES)
-finetune(changed, out / "run", model=tiny_llava(dtype=torch.float32), examples=ITEMS)
+finetune(changed, out / "run", model=tiny_llava(dtype=torch.float32), examples={examples})
 """
 
 
+def same_training(ours: TunedRun, theirs: TunedRun) -> None:
+    assert theirs.to_frame()["loss"].tolist() == pytest.approx(ours.to_frame()["loss"].tolist(), rel=1e-4)
+    one, other = (load_file(run.adapter / "vision_model.safetensors") for run in (ours, theirs))
+    assert one.keys() == other.keys()
+    assert all(torch.allclose(one[name], other[name], rtol=0, atol=1e-4) for name in one)
+
+
 def test_two_processes_train_as_one(made: tuple[Model, TunedRun], tmp_path: Path) -> None:
-    both = trained_by_two(PROCESSES, tmp_path)
-    assert both.to_frame()["loss"].tolist() == pytest.approx(made[1].to_frame()["loss"].tolist(), rel=1e-4)
-    ours, theirs = (load_file(run.adapter / "vision_model.safetensors") for run in (made[1], both))
-    assert ours.keys() == theirs.keys()
-    assert all(torch.allclose(ours[name], theirs[name], rtol=0, atol=1e-4) for name in ours)
+    same_training(made[1], trained_by_two(PROCESSES.format(examples="ITEMS"), tmp_path))
+
+
+def test_two_processes_train_as_one_though_one_of_them_has_no_picture(tmp_path: Path) -> None:
+    (tmp_path / "two").mkdir()
+    alone = finetune(
+        config(balance=0.01).changed(**CHANGES), tmp_path / "one", model=tiny_llava(dtype=torch.float32), examples=TALK
+    )
+    same_training(alone, trained_by_two(PROCESSES.format(examples="TALK"), tmp_path / "two"))
 
 
 def test_model_in_bfloat16_keeps_its_precision_and_what_is_trained_is_in_float32(tmp_path: Path) -> None:
