@@ -117,12 +117,17 @@ def gradients(model: Model, found, *, between: str, reentrant: bool | None) -> d
     changed = batch(model, ((OTHER, MIXED[0][1]), (OTHER, MIXED[1][1])), reads=found)
     inputs["pixel_values"] = inputs["pixel_values"].requires_grad_()  # the reentrant kind asks for such an input
     made = loss(model, inputs, found)
+    again: list[int] = []
     if between == "overwritten":
         with found.context(changed), torch.no_grad():
             logits(model, changed, found)
+            handle = found.mixtures[0].experts[0].register_forward_hook(lambda *_: again.append(1))
             made.backward()
     else:
+        handle = found.mixtures[0].experts[0].register_forward_hook(lambda *_: again.append(1))
         made.backward()
+    handle.remove()
+    assert len(again) == (reentrant is not None)
     model.module.eval()
     if reentrant is not None:
         model.module.gradient_checkpointing_disable()
