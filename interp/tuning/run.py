@@ -280,7 +280,7 @@ def _warn_of_bfloat16(model: Model, config: TuneConfig) -> None:
     if coarse and config.strategy == "lora":
         warnings.warn(
             "in bfloat16 on a CPU the sum of a frozen layer and its small LoRA update is rounded to the coarse grid of "
-            "bfloat16, which loses the update; train in float32, or compile the blocks (--compile-blocks)",
+            "bfloat16, which loses the update; train in float32, or compile the blocks (--compile)",
             stacklevel=3,
         )
 
