@@ -122,9 +122,7 @@ def finetune(
     if (out / ADAPTER / RECORD).is_file():
         with Run.open(out, settings) if main else contextlib.nullcontext():
             return TunedRun(out, json.loads((out / ADAPTER / RECORD).read_text(encoding="utf-8")))
-    if config.deepspeed is not None:  # must be known before the weights are read
-        training_arguments(config, out / CHECKPOINTS, steps=1)
-    model = model or _load(config)
+    model = model or _load(config, out)
     _warn_of_bfloat16(model, config)
     with contextlib.ExitStack() as stack:
         if main:
@@ -198,14 +196,22 @@ def _train(
     return record
 
 
-def _load(config: TuneConfig) -> Model:
+def _load(config: TuneConfig, out: Path) -> Model:
     """The configuration's model; each process of several on its own card."""
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
     from interp.models.base import load_model
 
     given = vars(config.loading).copy()
     if given["device"] == "auto" and given["device_map"] is None and torch.cuda.is_available():
         given["device"] = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-    return load_model(config.model, **given)
+    unset_hf_deepspeed_config()  # that of an earlier run in this process
+    if config.deepspeed is None or strategy(config.strategy).needs_weights:
+        return load_model(config.model, **given)
+    held = training_arguments(config, out / CHECKPOINTS, steps=1)  # as long as it is held, ZeRO-3 divides what is read
+    model = load_model(config.model, **given)
+    del held
+    return model
 
 
 def _store(config: TuneConfig, chosen: Strategy, data: Sequence[Encoded]) -> FeatureStore | None:

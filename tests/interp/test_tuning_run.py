@@ -373,3 +373,39 @@ def test_accelerate_reads_the_shipped_deepspeed_settings(name: str, stage: int) 
     assert read.get_value("bf16.enabled") == "auto"
     if stage == 3:
         assert read.is_true("zero_optimization.stage3_gather_16bit_weights_on_model_save")
+
+
+class Divides:
+    """Stands for what transformers makes of ZeRO-3's settings, and refers to weakly."""
+
+    def is_zero3(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("strategy", "divided"), [("lora", True), ("full", False), ("covft", False)])
+def test_zero3_divides_weights_as_they_are_read_unless_the_strategy_reads_them(
+    strategy: str, divided: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, set_hf_deepspeed_config
+
+    class Read(Exception):
+        pass
+
+    def arguments(*_: object, **__: object) -> Divides:
+        made = Divides()
+        set_hf_deepspeed_config(made)
+        return made
+
+    def load(*_: object, **__: object) -> None:
+        raise Read(is_deepspeed_zero3_enabled())
+
+    monkeypatch.setattr("interp.tuning.run.training_arguments", arguments)
+    monkeypatch.setattr("interp.models.base.load_model", load)
+    earlier = arguments()
+    with pytest.raises(Read) as caught:
+        finetune(TuneConfig("RD", "any", strategy, deepspeed="zero3"), tmp_path / "run")
+    assert caught.value.args == (divided,)
+    set_hf_deepspeed_config(earlier)  # of a run in this process whose settings are still held
+    with pytest.raises(Read) as caught:
+        finetune(TuneConfig("RD", "any", strategy), tmp_path / "plain")
+    assert caught.value.args == (False,)

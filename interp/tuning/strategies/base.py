@@ -67,6 +67,8 @@ class Strategy(ABC):
     name: ClassVar[str]
     trains: ClassVar[bool] = True
     """Whether there is anything to train."""
+    needs_weights: ClassVar[bool] = True
+    """Whether it reads the model's weights when it begins, which must then be whole: ZeRO-3 divides them afterwards."""
     summary: ClassVar[str]
     """What is trained, for the run card."""
 

@@ -29,6 +29,7 @@ class Lora(Strategy):
     """An adapter in peft's own format."""
 
     name = "lora"
+    needs_weights = False
     summary = "low-rank updates of the language model's attention projections"
 
     def attach(self) -> nn.Module:
