@@ -45,7 +45,7 @@ def all_figures(tables: Mapping[str, pd.DataFrame]) -> dict[str, tuple[Figure, s
         drawn["compare"] = (
             compare(tables["compare"]),
             "CoVFT minus the other strategy on the same task at equal dose, each against the frozen model: means over "
-            "tasks, with 95 % intervals over them; on the right the differences themselves.",
+            "tasks, with 95 % intervals over trained tasks and targets; on the right the differences themselves.",
         )
     return drawn
 

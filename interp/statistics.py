@@ -201,6 +201,48 @@ def bootstrap_crossed(
     return Interval(value, float(low), float(high))
 
 
+def bootstrap_two_way(
+    values: Sequence[float] | Float[np.ndarray, " n"],
+    *,
+    rows: Sequence[Hashable],
+    columns: Sequence[Hashable],
+    confidence: float = _CONFIDENCE,
+    seed: int = 0,
+) -> Interval:
+    """The mean over the cells of a table, of which some may be empty; resamples rows and columns (Owen 2007).
+
+        sum_rc w_r v_c x_rc / sum_rc w_r v_c,    w and v how often each row and each column is drawn, by themselves
+
+    For a transfer matrix, say, whose sources and targets are both a sample, and whose diagonal is left out. The
+    interval is, if anything, too wide: a cell's own noise is counted with its row's and with its column's.
+
+    Args:
+        values: of cells; several of one cell are averaged first.
+        rows: the row of each value.
+        columns: the column of each value.
+        confidence: coverage of the interval.
+        seed: of the resampling.
+
+    Raises:
+        CrosstaskError: there is no value, or not one row and column for each.
+    """
+    if len(rows) != len(columns):
+        raise CrosstaskError(f"Each value needs its row and its column; got {len(rows)} rows, {len(columns)} columns.")
+    cells = list(dict.fromkeys(zip(rows, columns, strict=True)))
+    means = group_means(np.asarray(values, dtype=float), list(zip(rows, columns, strict=True)))
+    value = float(means.mean())
+    if np.ptp(means) == 0:
+        return Interval(value, value, value)
+    drawn = np.ones((_BOOTSTRAP_RESAMPLES, len(cells)))
+    for axis in (0, 1):
+        names = {name: index for index, name in enumerate(dict.fromkeys(cell[axis] for cell in cells))}
+        drawn *= _weights(len(names), seed, axis)[:, [names[cell[axis]] for cell in cells]]
+    total = drawn.sum(1)
+    resampled = (drawn @ means)[total > 0] / total[total > 0]  # rows may be drawn that have no cell in any column drawn
+    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(value, float(low), float(high))
+
+
 def compare_crossed(
     a: Sequence[float],
     b: Sequence[float],

@@ -10,8 +10,8 @@ then the strategy is what differs. Each is held against the model before trainin
     accuracy, pgf             on test items of every task, and the share of the room that is filled (A.1)
 
 Task vectors of an adapter are read under it, from the same contexts (content of training, items as they are asked).
-Differences are paired by task and seed of the training and by target; intervals resample targets, or trained tasks
-where the target is the trained one.
+Differences are paired by task and seed of the training and by target; intervals resample trained tasks and targets,
+each by themselves, or trained tasks where the target is the trained one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from interp.perception_vectors.settings import Position, last_patchable
 from interp.perception_vectors.states import halves
 from interp.perception_vectors.transfer import OTHER, OWN, arms_for, scored, transfer_table
 from interp.runs import Run
-from interp.statistics import bootstrap_mean
+from interp.statistics import bootstrap_mean, bootstrap_two_way
 from interp.tasks.perception.wording import Wording
 from interp.transfer.pgf import pgf
 from interp.tuning.adapters import RECORD, attached
@@ -297,8 +297,8 @@ def differences(rows: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
 
     Returns:
         Rows of measure, targets ("own", "others"), pairs, covft, other (means), difference, low, high (bootstrap over
-        targets, or over trained tasks where they are the targets; NaN of a single one), and scale: the standard
-        deviation of the differences.
+        trained tasks and targets, :func:`interp.statistics.bootstrap_two_way`, or over trained tasks where they are the
+        targets; NaN of a single one), and scale: the standard deviation of the differences.
     """
     ours, others = (rows[(rows["strategy"] == COVFT) == is_ours] for is_ours in (True, False))
     both = ours.merge(others, on=["source", "seed", "target", "measure"], suffixes=("", "_other"))
@@ -309,9 +309,12 @@ def differences(rows: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     )
     found = []
     for (measure, targets), part in both.groupby(["measure", "targets"], sort=False):
-        groups = part["target"].tolist()
-        mean = bootstrap_mean(part["difference"].tolist(), groups=groups, seed=seed)
-        single = len(set(groups)) < 2
+        sources, held, values = (part[name].tolist() for name in ("source", "target", "difference"))
+        if targets == "own":
+            mean = bootstrap_mean(values, groups=sources, seed=seed)
+        else:
+            mean = bootstrap_two_way(values, rows=sources, columns=held, seed=seed)
+        single = len(set(held)) < 2
         scale = float(part["difference"].std(ddof=1)) if len(part) > 1 else float("nan")
         found.append(
             (

@@ -20,7 +20,7 @@ from interp.perception_vectors.transfer import (
     transfer_table,
 )
 from interp.perception_vectors.work import VectorWork
-from interp.statistics import bootstrap_mean
+from interp.statistics import bootstrap_mean, bootstrap_two_way
 from interp.transfer.names import abbreviation
 
 NOTES = {
@@ -130,10 +130,11 @@ def _moving(table: pd.DataFrame, main: str, layer: int) -> list[str]:
     ]
     known = others.dropna(subset=["towards"])
     if len(known):
-        cosine, towards = (bootstrap_mean(known[name].tolist(), groups=known["target"].tolist()) for name in _DIRECTED)
+        cells = {"rows": known["source"].tolist(), "columns": known["target"].tolist()}
+        cosine, towards = (bootstrap_two_way(known[name].tolist(), **cells) for name in _DIRECTED)
         lines.append(
-            f"Towards the trained task's vector: {towards.value:+.3f} of the way (95 % over targets {towards.low:+.3f} "
-            f"to {towards.high:+.3f}); cosine with what sets it apart {cosine.value:+.3f} ({cosine.low:+.3f} to "
+            f"Towards the trained task's vector: {towards.value:+.3f} of the way (95 % over trained tasks and targets "
+            f"{towards.low:+.3f} to {towards.high:+.3f}); cosine with what sets it apart {cosine.value:+.3f} ({cosine.low:+.3f} to "
             f"{cosine.high:+.3f}; 0 by chance)."
         )
     return lines

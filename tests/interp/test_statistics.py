@@ -11,6 +11,7 @@ from interp.statistics import (
     bootstrap_crossed,
     bootstrap_mean,
     bootstrap_means,
+    bootstrap_two_way,
     compare_crossed,
     compare_paired,
     group_means,
@@ -171,6 +172,49 @@ def test_seeds_that_disagree_widen_the_interval():
     narrow, wide = (bootstrap_crossed(**crossed({"a": cell})) for cell in (agree, disagree))
     assert wide.high - wide.low > 1.3 * (narrow.high - narrow.low)
     assert narrow[1:] == pytest.approx(bootstrap_crossed(**crossed({"a": agree[:, :1]}))[1:], abs=0.03)
+
+
+def table(values):
+    """Cells that are no NaN, as the flat arguments."""
+    cells = [(r, c) for r, row in enumerate(values) for c, value in enumerate(row) if not np.isnan(value)]
+    return {
+        "values": [values[r, c] for r, c in cells],
+        "rows": [r for r, _ in cells],
+        "columns": [c for _, c in cells],
+    }
+
+
+def test_two_way_bootstrap_of_a_table_without_its_diagonal_equals_enumeration():
+    values = np.random.default_rng(0).random((4, 4))
+    np.fill_diagonal(values, np.nan)
+    found = bootstrap_two_way(**table(values))
+    assert found.value == pytest.approx(np.nanmean(values))
+    drawn = itertools.product(itertools.product(range(4), repeat=4), repeat=2)
+    resamples = [values[np.ix_(rows, columns)] for rows, columns in drawn]
+    means = [one[~np.isnan(one)].mean() for one in resamples if not np.isnan(one).all()]
+    assert found[1:] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.02)
+
+
+@pytest.mark.parametrize("turn", [False, True])
+def test_two_way_bootstrap_is_as_wide_as_its_fewest_independent_parts_ask(turn):
+    rng = np.random.default_rng(0)
+    effects = rng.normal(size=6)
+    values = np.repeat(effects[:, None], 40, axis=1) + 1e-3 * rng.normal(size=(6, 40))
+    found = bootstrap_two_way(**table(values.T if turn else values))
+    assert found[1:] == pytest.approx(bootstrap_mean(effects)[1:], abs=0.05)
+    cells_alone = bootstrap_mean(values.ravel())
+    assert found.high - found.low > 3 * (cells_alone.high - cells_alone.low)
+
+
+def test_two_way_bootstrap_averages_a_cell_first_and_refuses_what_has_no_cell():
+    twice = {"values": [0.0, 1.0, 1.0], "rows": ["a", "a", "b"], "columns": ["x", "x", "y"]}
+    assert bootstrap_two_way(**twice).value == pytest.approx(0.75)
+    with pytest.raises(CrosstaskError, match="got 2 rows, 3 columns"):
+        bootstrap_two_way(**twice | {"rows": ["a", "a"]})
+    with pytest.raises(CrosstaskError, match="3 answers and 2 groups"):
+        bootstrap_two_way(**twice | {"rows": ["a", "a"], "columns": ["x", "x"]})
+    with pytest.raises(CrosstaskError, match="no answers"):
+        bootstrap_two_way([], rows=[], columns=[])
 
 
 @pytest.mark.parametrize(("drop", "said"), [(True, "needs an answer under every seed"), (False, "has two answers")])
