@@ -134,8 +134,8 @@ def _moving(table: pd.DataFrame, main: str, layer: int) -> list[str]:
         cosine, towards = (bootstrap_two_way(known[name].tolist(), **cells) for name in _DIRECTED)
         lines.append(
             f"Towards the trained task's vector: {towards.value:+.3f} of the way (95 % over trained tasks and targets "
-            f"{towards.low:+.3f} to {towards.high:+.3f}); cosine with what sets it apart {cosine.value:+.3f} ({cosine.low:+.3f} to "
-            f"{cosine.high:+.3f}; 0 by chance)."
+            f"{towards.low:+.3f} to {towards.high:+.3f}); cosine with what sets it apart {cosine.value:+.3f} "
+            f"({cosine.low:+.3f} to {cosine.high:+.3f}; 0 by chance)."
         )
     return lines
 
