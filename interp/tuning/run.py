@@ -21,6 +21,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from interp.environment import describe_environment
@@ -135,6 +136,7 @@ def finetune(
         chosen = strategy(config.strategy)(model, config)
         stack.callback(_leave, chosen, model)
         _refuse_float16(chosen)
+        _refuse_pictureless(chosen, given)
         if not chosen.trains:
             record = _record(config, model, given, data, chosen, {}, [])
             _write(chosen, out / ADAPTER, {}, record)
@@ -172,11 +174,13 @@ def _train(
     trainer = kind(chosen, arguments, OrderedData(data, order), store, [])
 
     def write(folder: Path, curve: list[dict[str, float]]) -> dict[str, Any]:
-        state = trainer.trained_state()
-        record = _record(config, model, examples, data, chosen, state, curve, order=order)
+        """Called by all processes; the main one writes, and its record is that of all."""
+        state, record = trainer.trained_state(), {}
         if trainer.is_world_process_zero():
+            assert state is not None
+            record = _record(config, model, examples, data, chosen, state, curve, order=order)
             _write(chosen, folder, state, record)
-        return record
+        return broadcast_object_list([record])[0]
 
     if tell is not None:
         trainer.add_callback(Progress(tell))
@@ -223,6 +227,18 @@ def _store(config: TuneConfig, chosen: Strategy, data: Sequence[Encoded]) -> Fea
         for encoded in data:
             store.get(encoded.images)
     return store
+
+
+def _refuse_pictureless(chosen: Strategy, examples: Sequence[Example]) -> None:
+    """DeepSpeed adds up gradients in the order in which they come, which must be the same in all processes."""
+    if chosen.config.deepspeed is None or not chosen.touches_vision:
+        return
+    bare = next((example.name for example in examples if not example.images), None)
+    if bare is not None:
+        raise CrosstaskError(
+            f"example {bare!r} has no picture, and under DeepSpeed strategy {chosen.name!r}, which trains the vision, "
+            "expects one in every example; leave out such examples, or deepspeed"
+        )
 
 
 def _leave(chosen: Strategy, model: Model) -> None:

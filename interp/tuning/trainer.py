@@ -125,20 +125,24 @@ class TuneTrainer(Trainer):
         logs["seconds"] = self.seconds_before + time.monotonic() - self.begun
         super().log(logs, *given, **named)
 
-    def trained_state(self) -> dict[str, Tensor]:
-        """The trained parameters by name, gathered where DeepSpeed has divided them."""
+    def trained_state(self) -> dict[str, Tensor] | None:
+        """The trained parameters by name, gathered where DeepSpeed has divided them. All processes call it together;
+        ZeRO-3 gathers in the main one, and others get None."""
         names = self.strategy.trainable()
         if self.is_deepspeed_enabled:
             whole = self.accelerator.get_state_dict(self.model_wrapped)
-            return {name: whole[name].detach().cpu() for name in names}
+            return None if whole is None else {name: whole[name].detach().cpu() for name in names}
         return {name: parameter.detach().cpu().contiguous() for name, parameter in names.items()}
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """A checkpoint holds what is trained, whatever the strategy; the base model is where it was."""
+        if not self.args.should_save:
+            return  # under DeepSpeed all processes come here, after they have gathered together
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         names = self.strategy.trainable()
         state = self.trained_state() if state_dict is None else {n: state_dict[n].detach().cpu() for n in names}
+        assert state is not None
         save_file(state, folder / TRAINED)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:

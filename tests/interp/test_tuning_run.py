@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from interp.tuning.config import TuneConfig
 from interp.tuning.dataset import Example, training_order
 from interp.tuning.run import TunedRun, finetune, without_dropout
 from interp.tuning.strategies import strategy
-from interp.tuning.trainer import deepspeed_file
+from interp.tuning.trainer import TuneTrainer, deepspeed_file
 from tests import tiny_families as tiny
 from tests.processes import trained_by_two
 from tests.tiny import picture, tiny_gpt2, tiny_llama, tiny_llava
@@ -409,3 +410,16 @@ def test_zero3_divides_weights_as_they_are_read_unless_the_strategy_reads_them(
     with pytest.raises(Read) as caught:
         finetune(TuneConfig("RD", "any", strategy), tmp_path / "plain")
     assert caught.value.args == (False,)
+
+
+def test_processes_beside_the_main_one_write_nothing_of_a_checkpoint_that_was_gathered(tmp_path: Path) -> None:
+    """As under ZeRO-3, where asking for the weights once more would wait for a process that does not ask."""
+    trainer: Any = object.__new__(TuneTrainer)
+    trainer.args, trainer.strategy = SimpleNamespace(should_save=False), SimpleNamespace(trainable=dict)
+    trainer.is_deepspeed_enabled, trainer.model_wrapped = True, None
+    asked: list[object] = []
+    trainer.accelerator = SimpleNamespace(get_state_dict=asked.append)  # which is None beside the main process
+    trainer._save(str(tmp_path / "checkpoint"), state_dict=None)
+    assert not asked
+    assert not (tmp_path / "checkpoint").exists()
+    assert trainer.trained_state() is None

@@ -106,6 +106,12 @@ def test_two_processes_train_as_one_though_one_of_them_has_no_picture(tmp_path: 
     same_training(alone, trained_by_two(PROCESSES.format(examples="TALK"), tmp_path / "two"))
 
 
+def test_deepspeed_and_examples_without_a_picture_are_refused(made: tuple[Model, TunedRun], tmp_path: Path) -> None:
+    changed = config().changed(**CHANGES, deepspeed="zero2")
+    with pytest.raises(CrosstaskError, match=r"'talk/0' has no picture, and under DeepSpeed strategy 'covft'"):
+        finetune(changed, tmp_path / "run", model=made[0], examples=TALK)
+
+
 def test_model_in_bfloat16_keeps_its_precision_and_what_is_trained_is_in_float32(tmp_path: Path) -> None:
     model = tiny_llava(dtype=torch.bfloat16)
     with torch.no_grad():
