@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import logging
 import os
@@ -213,6 +214,7 @@ def _load(config: TuneConfig, out: Path) -> Model:
     if config.deepspeed is None or strategy(config.strategy).needs_weights:
         return load_model(config.model, **given)
     held = training_arguments(config, out / CHECKPOINTS, steps=1)  # as long as it is held, ZeRO-3 divides what is read
+    importlib.import_module("deepspeed").init_distributed()  # or it would take itself for the only process
     model = load_model(config.model, **given)
     del held
     return model

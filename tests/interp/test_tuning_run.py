@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -401,6 +402,7 @@ def test_zero3_divides_weights_as_they_are_read_unless_the_strategy_reads_them(
         raise Read(is_deepspeed_zero3_enabled())
 
     monkeypatch.setattr("interp.tuning.run.training_arguments", arguments)
+    monkeypatch.setitem(sys.modules, "deepspeed", SimpleNamespace(init_distributed=lambda: None))
     monkeypatch.setattr("interp.models.base.load_model", load)
     earlier = arguments()
     with pytest.raises(Read) as caught:
