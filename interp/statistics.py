@@ -228,8 +228,8 @@ def bootstrap_two_way(
     """
     if len(rows) != len(columns):
         raise CrosstaskError(f"Each value needs its row and its column; got {len(rows)} rows, {len(columns)} columns.")
-    cells = list(dict.fromkeys(zip(rows, columns, strict=True)))
-    means = group_means(np.asarray(values, dtype=float), list(zip(rows, columns, strict=True)))
+    places = list(zip(rows, columns, strict=True))
+    cells, means = list(dict.fromkeys(places)), group_means(np.asarray(values, dtype=float), places)
     value = float(means.mean())
     if np.ptp(means) == 0:
         return Interval(value, value, value)
