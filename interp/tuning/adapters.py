@@ -180,9 +180,12 @@ def _same_base(model: Model, record: Mapping[str, Any]) -> bool:
 
 def _json(path: Path, name: str) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CrosstaskError(f"{path.name} of adapter {name!r} cannot be read ({error})") from error
+    if not isinstance(found, dict):
+        raise CrosstaskError(f"{path.name} of adapter {name!r} holds {found!r:.80}; expected a JSON object")
+    return found
 
 
 def _tensors(path: Path, name: str) -> dict[str, Tensor]:

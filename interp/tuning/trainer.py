@@ -106,9 +106,11 @@ class TuneTrainer(Trainer):
         with self.strategy.context(inputs):
             bare = embed(self.strategy.model, without_context(inputs))
             found = super().compute_loss(model, bare, *given, **named)
-        if self.strategy.touches_vision and "pixel_values" not in inputs and isinstance(found, Tensor):
-            # Without a picture the tower is idle. Its gradient is then zero, not absent: processes that train together
-            # wait for each other's, and what a step does must not depend on how its examples are shared out.
+        idle = "pixel_values" not in inputs or (self.args.world_size > 1 and not self.is_deepspeed_enabled)
+        if self.strategy.touches_vision and idle and isinstance(found, Tensor):
+            # Without a picture the tower is idle, and some towers have blocks that are trained and read by nothing. The
+            # gradient is then zero, not absent: processes that train together wait for each other's, and what a step
+            # does must not depend on how its examples are shared out.
             found = found + 0 * sum(parameter.sum() for parameter in self.strategy.trainable().values())
         penalty = self.strategy.penalty()
         if penalty is None or not isinstance(found, Tensor):

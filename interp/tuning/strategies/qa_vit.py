@@ -87,21 +87,38 @@ class QuestionAttention(nn.Module):
         mask = context.mask[context.owner, : self.options.tokens]
         question = self.question(states.to(next(self.question.parameters()).dtype)).to(hidden_states.dtype)
         joined = torch.cat([question, hidden_states], 1)
-        attended = self.attention(joined, attention_mask=_hidden(mask, joined))[0][:, question.shape[1] :]
+        own = kwargs.get("attention_mask", args[0] if args else None)
+        attended = self.attention(joined, attention_mask=_hidden(mask, own, joined))[0][:, question.shape[1] :]
         plain, weights = (
             (attended, None) if self.options.path == "question" else self.attention(hidden_states, *args, **kwargs)
         )
         return self.output(plain) + torch.tanh(self.gate) * self.second(attended), weights
 
 
-def _hidden(mask: Bool[Tensor, "I Q"], joined: Float[Tensor, "I Q+N D"]) -> Float[Tensor, "I 1 Q+N Q+N"] | None:
-    """An additive mask over keys that hides the padding of questions; None if there is none."""
-    if bool(mask.all()):
+def _hidden(
+    mask: Bool[Tensor, "I Q"], own: Tensor | None, joined: Float[Tensor, "I Q+N D"]
+) -> Float[Tensor, "I 1 Q+N Q+N"] | None:
+    """An additive mask over keys that hides the padding of questions, and what the tower itself hides (the filling of
+    images of unlike sizes); None if nothing is hidden.
+
+    Args:
+        mask: which question tokens are there.
+        own: the tower's mask of an image's tokens: `[I, N]` of those there, or `[I, 1, N or 1, N]`, true for those seen
+            or added to the logits.
+        joined: question tokens, then image tokens.
+    """
+    if own is None and bool(mask.all()):
         return None
-    images, tokens, _ = joined.shape
-    added = joined.new_zeros(images, 1, 1, tokens)
-    added[:, 0, 0, : mask.shape[1]].masked_fill_(~mask, torch.finfo(joined.dtype).min)
-    return added.expand(-1, -1, tokens, -1)
+    (images, tokens, _), asked = joined.shape, mask.shape[1]
+    least = torch.finfo(joined.dtype).min
+    added = joined.new_zeros(images, 1, tokens, tokens)
+    added[..., :asked].masked_fill_(~mask[:, None, None], least)
+    if own is not None:
+        own = own.bool()[:, None, None] if own.dim() == 2 else own
+        hides = joined.new_zeros(own.shape).masked_fill(~own, least) if own.dtype == torch.bool else own
+        added[:, :, asked:, asked:] += hides
+        added[:, :, :asked, asked:] += hides[:, :, :1]  # rows of the question, which nobody reads
+    return added
 
 
 @register

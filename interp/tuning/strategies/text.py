@@ -42,6 +42,9 @@ class ReadsText:
             return {}
         return context_inputs(self.encoder, texts, owner, states=self.wants_states)
 
+    def beside(self) -> dict[str, str]:
+        return {"text_encoder": self.encoder.fingerprint} if self.reads_text else {}
+
     @contextlib.contextmanager
     def context(self, inputs: Mapping[str, Tensor]) -> Iterator[None]:
         """While the module runs on this batch, its tower reads the batch's context."""

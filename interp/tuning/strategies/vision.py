@@ -4,8 +4,9 @@ Besides its own part in the tower, each trains what its options say: the languag
 and targets of the run's configuration), whole, or not at all, and the projector whole. So the rows of a comparison
 differ in the tower alone, as in CoVFT's (Zhou et al. 2026, table D). Everything lies in one folder:
 
-    vision_config.json          strategy, options, LoRA's settings, fingerprint of the base model
-    vision_model.safetensors    each trained tensor as it is after training, by its name in the module
+    vision_config.json          strategy, options, LoRA's settings, fingerprints of the base model and the text encoder
+    vision_model.safetensors    each trained tensor as it is after training, by its name in the module; in its metadata
+                                the sha256 of the settings
 
 Tensors are whole and not differences, since most belong to modules that the base model does not have.
 """
@@ -13,6 +14,7 @@ Tensors are whole and not differences, since most belong to modules that the bas
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -88,6 +90,8 @@ class VisionStrategy(Strategy):
                 if self.options.projector:
                     self.attach_projector()
                 self._attach_language()
+            for part in self.graft.modules:
+                part.train(self.model.module.training)
             if self.graft.modules:
                 mark_config(self.graft, self.model.module, self.name)
             if not self.trainable_of(self.model.module):
@@ -153,6 +157,10 @@ class VisionStrategy(Strategy):
             if id(parameter) not in whole
         }
 
+    def beside(self) -> dict[str, str]:
+        """Fingerprints, by name, of what must be the same when an adapter is used, besides the base model."""
+        return {}
+
     @staticmethod
     def trainable_of(module: nn.Module) -> dict[str, nn.Parameter]:
         """Parameters of a module that are trained, by name."""
@@ -180,9 +188,11 @@ class VisionStrategy(Strategy):
             "targets": list(self.config.targets),
             "model": self.model.name,
             "fingerprint": self.model.fingerprint,
+            **self.beside(),
         }
+        noted = {"format": "pt", SETTINGS: _digest(written)}
         with atomic_file(folder / VISION_WEIGHTS) as draft:
-            save_file({name: t.detach().cpu().contiguous() for name, t in state.items()}, draft, {"format": "pt"})
+            save_file({name: t.detach().cpu().contiguous() for name, t in state.items()}, draft, noted)
         with atomic_file(folder / VISION_CONFIG) as draft:
             draft.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
 
@@ -202,6 +212,11 @@ class VisionStrategy(Strategy):
             model, TuneConfig("adapter", model.name, cls.name, targets=tuple(written["targets"]), **settings)
         )
         try:
+            for what, now in strategy.beside().items():
+                if (then := written.get(what, now)) != now:
+                    raise CrosstaskError(
+                        f"adapter {name!r} was trained with {what.replace('_', ' ')} {then!r:.60}, now {now!r:.60}"
+                    )
             strategy.fill(state, name)
         finally:
             strategy.graft.off()
@@ -216,14 +231,16 @@ class VisionStrategy(Strategy):
             name: how errors call the adapter.
 
         Raises:
-            CrosstaskError: a value has no place, one is missing, or they change nothing.
+            CrosstaskError: a value has no place, is no number, or is missing, or they change nothing.
         """
         parameters = self.trainable()
         for key in sorted(parameters.keys() | state.keys()):
-            if key in parameters and key in state and parameters[key].shape == state[key].shape:
+            if key in parameters and key in state and _alike(parameters[key], state[key]):
+                if not bool(state[key].isfinite().all()):
+                    raise CrosstaskError(f"the weights of adapter {name!r} are damaged: {key!r} holds NaN or infinity")
                 continue
-            shape = tuple(state[key].shape) if key in state else ()
-            what = f"{key!r} of shape {shape} has no place" if key in state else f"{key!r} is missing"
+            kind = f"{tuple(state[key].shape)} and type {state[key].dtype}" if key in state else ""
+            what = f"{key!r} of shape {kind} has no place" if key in state else f"{key!r} is missing"
             raise CrosstaskError(f"the weights of adapter {name!r} do not match the model's: {what}")
         if not self.update_norm(state) > 0:
             raise CrosstaskError(f"adapter {name!r} changes nothing: all of its updates are zero")
@@ -266,13 +283,50 @@ class VisionAdapter(Adapter):
             yield
 
 
+SETTINGS = "settings"
+"""In the metadata of the weights: sha256 of the settings that they were trained with."""
+WRITTEN: dict[str, tuple[str, type | tuple[type, ...]]] = {
+    "strategy": ("a text", str),
+    "options": ("an object", dict),
+    "rank": ("a whole number", int),
+    "alpha": ("a number", (int, float)),
+    "targets": ("a list of texts", list),
+    "model": ("a text", str),
+    "fingerprint": ("a text", str),
+}
+"""Fields of `vision_config.json`."""
+
+
 def _read(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Settings and weights of an adapter's folder."""
+    weights = folder / VISION_WEIGHTS
     try:
         written = json.loads((folder / VISION_CONFIG).read_text(encoding="utf-8"))
-        return written, load_file(folder / VISION_WEIGHTS)
+        state = load_file(weights)
+        with safe_open(weights, "pt") as file:
+            noted = (file.metadata() or {}).get(SETTINGS)
     except (OSError, ValueError, SafetensorError) as error:
         raise CrosstaskError(f"adapter {name!r} in {str(folder)!r} cannot be read ({error})") from error
+    for key, (said, kind) in WRITTEN.items():
+        fits = isinstance(written.get(key), kind)
+        if not fits or (key == "targets" and not all(isinstance(one, str) for one in written[key])):
+            given = f"has {key} {written[key]!r:.60}" if key in written else f"lacks {key}"
+            raise CrosstaskError(f"{VISION_CONFIG} of adapter {name!r} {given}; expected {said}")
+    if noted is not None and noted != _digest(written):
+        raise CrosstaskError(
+            f"the settings in {VISION_CONFIG} of adapter {name!r} are not those that its weights were trained with"
+        )
+    return written, state
+
+
+def _digest(written: Mapping[str, Any]) -> str:
+    """sha256 of the settings that decide what the weights compute."""
+    kept = [written[key] for key in ("strategy", "options", "rank", "alpha", "targets")]
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def _alike(parameter: Tensor, value: Tensor) -> bool:
+    return parameter.shape == value.shape and parameter.is_floating_point() == value.is_floating_point()
 
 
 def _copy(parameter: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ CoVFT's baselines are r = 8 and, with about as many parameters as its own, r = 5
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import nn
@@ -32,6 +33,8 @@ class VisionLoraOptions(VisionOptions):
     def __post_init__(self) -> None:
         if self.r < 1:
             raise CrosstaskError(f"option r of vision_lora is at least 1, and was given as {self.r}")
+        if self.alpha is not None and not 0 < self.alpha < math.inf:
+            raise CrosstaskError(f"option alpha of vision_lora is a number above 0, and was given as {self.alpha}")
 
 
 @register

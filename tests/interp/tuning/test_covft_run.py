@@ -106,6 +106,45 @@ def test_two_processes_train_as_one_though_one_of_them_has_no_picture(tmp_path: 
     same_training(alone, trained_by_two(PROCESSES.format(examples="TALK"), tmp_path / "two"))
 
 
+@pytest.mark.parametrize("name", ["covft", "vision_full"])
+def test_two_processes_train_blocks_that_nothing_reads(name: str, tmp_path: Path) -> None:
+    (tmp_path / "two").mkdir()
+    options = config().options if name == "covft" else {}
+    settings = config().changed(**CHANGES, strategy=name, options=options)
+    alone = finetune(settings, tmp_path / "one", model=reading_the_last_but_one(), examples=ITEMS)
+    code = LAST_BUT_ONE.format(name=name, options=options)
+    same_training(alone, trained_by_two(code, tmp_path / "two"))
+
+
+LAST_BUT_ONE = """
+from tests.interp.tuning.test_covft_run import CHANGES, ITEMS, config, reading_the_last_but_one
+from interp.tuning.run import finetune
+settings = config().changed(**CHANGES, strategy="{name}", options={options})
+finetune(settings, out / "run", model=reading_the_last_but_one(), examples=ITEMS)
+"""
+
+
+def reading_the_last_but_one() -> Model:
+    """A model that reads its tower as LLaVA-1.5 does."""
+    model = tiny_llava(dtype=torch.float32)
+    model.module.config.vision_feature_layer = -2
+    return model
+
+
+def test_checkpointing_beside_a_balancing_loss_trains_as_without_it(tmp_path: Path) -> None:
+    settings = config(balance=1.0).changed(**CHANGES | {"micro_batch": 1})
+    runs = [
+        finetune(
+            settings.changed(gradient_checkpointing=again),
+            tmp_path / str(again),
+            model=tiny_llava(dtype=torch.float32),
+            examples=TALK,
+        )
+        for again in (False, True)
+    ]
+    same_training(*runs)
+
+
 def test_deepspeed_and_examples_without_a_picture_are_refused(made: tuple[Model, TunedRun], tmp_path: Path) -> None:
     changed = config().changed(**CHANGES, deepspeed="zero2")
     with pytest.raises(CrosstaskError, match=r"'talk/0' has no picture, and under DeepSpeed strategy 'covft'"):
@@ -178,7 +217,9 @@ def test_missing_and_foreign_weights_are_refused(made: tuple[Model, TunedRun], a
         pass
     written = json.loads((adapter / "vision_config.json").read_text())
     save_file(whole, weights)
-    (adapter / "vision_config.json").write_text(json.dumps(written | {"options": {"num_experts": 2}}))
+    (adapter / "vision_config.json").write_text(
+        json.dumps(written | {"options": {"num_experts": 2, "text": "hashing"}})
+    )
     with pytest.raises(CrosstaskError, match="do not match"), attached(model, {"RD": adapter}):
         pass
 
@@ -212,8 +253,55 @@ def test_model_that_was_saved_whole_with_experts_is_not_loaded_as_a_plain_one(
         ({"routing": "sparse", "active": 5}, "at most num_experts"),
         ({"layers": "4-"}, "and was given as '4-'"),
         ({"routing": "uniform", "balance": 0.1}, "needs a router"),
+        ({"balance": math.inf}, "0 or more, and was given as inf"),
+        ({"res_mult": math.inf}, "above 0, and was given as inf"),
     ],
 )
 def test_wrong_options_are_refused_before_a_model_is_loaded(options: dict, said: str) -> None:
     with pytest.raises(CrosstaskError, match=said):
         config(**options)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ([], r"holds \[\]; expected a JSON object"),
+        ({"options": None}, "has options None; expected an object"),
+        ({"rank": "eight"}, "has rank 'eight'; expected a whole number"),
+        ({"targets": [1]}, r"has targets \[1\]; expected a list of texts"),
+        ({"fingerprint": ...}, "lacks fingerprint; expected a text"),
+        ({"alpha": 32}, "are not those that its weights were trained with"),
+        (
+            {"options": {"layers": "all", "text": "hashing", "heads": 2}},
+            "are not those that its weights were trained with",
+        ),
+        ({"text_encoder": "hashing 8"}, "was trained with text encoder 'hashing 8', now 'hashing 32'"),
+    ],
+)
+def test_damaged_settings_are_one_sentence(
+    made: tuple[Model, TunedRun], adapter: Path, change: dict | list, said: str
+) -> None:
+    place = adapter / "vision_config.json"
+    written = json.loads(place.read_text())
+    changed = written | change if isinstance(change, dict) else change
+    if isinstance(changed, dict):
+        changed = {key: value for key, value in changed.items() if value is not ...}
+    place.write_text(json.dumps(changed))
+    with pytest.raises(CrosstaskError, match=said), attached(made[0], {"RD": adapter}):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda t: t.fill_(math.nan), "holds NaN or infinity"),
+        (lambda t: t.to(torch.int64), r"of shape .* and type torch.int64 has no place"),
+    ],
+)
+def test_damaged_weights_are_one_sentence(made: tuple[Model, TunedRun], adapter: Path, damage, said: str) -> None:
+    weights = adapter / "vision_model.safetensors"
+    whole = load_file(weights)
+    name = next(name for name in whole if "router.weight" in name)
+    save_file(whole | {name: damage(whole[name])}, weights)
+    with pytest.raises(CrosstaskError, match=said), attached(made[0], {"RD": adapter}):
+        pass

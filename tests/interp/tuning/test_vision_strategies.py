@@ -51,7 +51,7 @@ def tiny(tower: str = "clip") -> Model:
 
 
 def config(name: str, **options: Any) -> TuneConfig:
-    return TuneConfig("RD", "tiny-llava", name, options=OPTIONS[name] | options)
+    return TuneConfig("RD", "tiny-llava", name, options=OPTIONS.get(name, {}) | options)
 
 
 @contextlib.contextmanager
@@ -170,11 +170,26 @@ def test_qa_vit_enters_the_late_half_alone() -> None:
     assert layers == {"1"}
 
 
-@pytest.mark.parametrize("name", OPTIONS)
-def test_saved_adapter_gives_what_was_trained(name: str, tmp_path: Path) -> None:
+COVFT: tuple[dict[str, Any], ...] = (
+    {},
+    {"layers": "1", "num_experts": 3, "res_mult": 1.0, "train_norms": False},
+    {"routing": "sparse", "active": 1},
+    {"routing": "uniform"},
+    {"context": "text"},
+    {"context": "image", "heads": 2},
+    {"context": "concat"},
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [*((name, {}) for name in OPTIONS), *(("covft", {"text": "hashing", "layers": "all"} | one) for one in COVFT)],
+    ids=str,
+)
+def test_saved_adapter_gives_what_was_trained(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     model = tiny()
     before = output(model)
-    with at_work(model, name) as found:
+    with at_work(model, name, **options) as found:
         train(found)
         trained = output(model, found)
         folder = saved(tmp_path / "adapter", found)

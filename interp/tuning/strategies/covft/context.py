@@ -39,6 +39,10 @@ class Residual(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
+        if hidden < 1:
+            raise CrosstaskError(
+                f"option res_mult of covft leaves no hidden layer to a residual block of width {width}"
+            )
         self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
         self.act = ACT2FN["quick_gelu"]
         self.norm = nn.LayerNorm(width)

@@ -80,7 +80,7 @@ class Mixture(nn.Module):
         return mixed
 
     def take_balance(self) -> Tensor | None:
-        """The balancing loss of the last pass, once."""
+        """The balancing loss of the last pass, over all images of that pass; once."""
         found, self._balance = self._balance, None
         return found
 
@@ -106,7 +106,8 @@ class Mixture(nn.Module):
         if self.options.balance and self.training:
             chosen = (g > 0) if self.options.routing == "sparse" else nn.functional.one_hot(full.argmax(-1), count)
             shares = chosen.to(full).sum(0) / chosen.sum()
-            self._balance = count * (shares * full.mean(0)).sum()
+            balance = count * (shares * full.mean(0)).sum()  # run again with the rest of the block, and then let go
+            self._balance = balance if now.first_for(self) else self._balance
         self.weights, self.vectors = g.detach(), c.detach()
         return g.to(u.dtype)
 

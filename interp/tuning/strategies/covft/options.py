@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -20,10 +21,10 @@ class CoVFTOptions(VisionOptions):
     num_experts: int = 4
     """Copies of the pretrained feed-forward part in each block that is changed."""
     layers: str = "auto"
-    """Which blocks: auto or late (the later half of those that are read), early, all, a number, or a range as 4-7."""
+    """Which blocks of those that are read: auto or late (the later half), early, all, a number, or a range as 4-7."""
     routing: Routing = "dense"
     """dense: all experts, weighed by the router; sparse: the `active` best; uniform: all alike, without a router;
-    random: `active` by lot."""
+    random: `active` by lot, drawn micro-batch by micro-batch."""
     active: int = 2
     """Experts of an image under sparse and random routing."""
     context: Context = "cve"
@@ -34,7 +35,8 @@ class CoVFTOptions(VisionOptions):
     res_mult: float = 2.0
     """Width of the residual blocks' hidden layer, as a multiple of their input."""
     balance: float = 0.0
-    """Weight of the loss that holds experts to equal shares; the paper has none."""
+    """Weight of the loss that holds experts to equal shares among the images of a micro-batch, of which there should
+    be several; the paper has none."""
     train_norms: bool = True
     """Whether the norms of all the tower's blocks are trained."""
     text: str = "minilm"
@@ -49,10 +51,10 @@ class CoVFTOptions(VisionOptions):
             raise CrosstaskError(
                 f"option active of covft is at most num_experts ({self.num_experts}), and was given as {self.active}"
             )
-        if not self.res_mult > 0:
-            raise CrosstaskError(f"option res_mult of covft is above 0, and was given as {self.res_mult}")
-        if not self.balance >= 0:
-            raise CrosstaskError(f"option balance of covft is 0 or more, and was given as {self.balance}")
+        if not 0 < self.res_mult < math.inf:
+            raise CrosstaskError(f"option res_mult of covft is a number above 0, and was given as {self.res_mult}")
+        if not 0 <= self.balance < math.inf:
+            raise CrosstaskError(f"option balance of covft is a number of 0 or more, and was given as {self.balance}")
         if self.balance and not self.routes:
             raise CrosstaskError(f"option balance of covft needs a router, and {self.routing} routing has none")
         if not re.fullmatch(r"auto|late|early|all|\d+(-\d+)?", self.layers):
@@ -78,16 +80,16 @@ class CoVFTOptions(VisionOptions):
             blocks: all blocks.
 
         Raises:
-            CrosstaskError: a range leaves the tower.
+            CrosstaskError: a range leaves the blocks that are read, or holds none.
         """
         half = used // 2
         named = {"auto": (half, used), "late": (half, used), "early": (0, half), "all": (0, used)}
         if self.layers in named:
-            return list(range(*named[self.layers]))
-        first, _, last = self.layers.partition("-")
-        found = list(range(int(first), int(last or first) + 1))
-        if not found or found[-1] >= blocks:
-            raise CrosstaskError(
-                f"option layers of covft is {self.layers!r}, but the tower's blocks are 0 to {blocks - 1}"
-            )
+            found = list(range(*named[self.layers]))
+        else:
+            first, _, last = self.layers.partition("-")
+            found = list(range(int(first), int(last or first) + 1))
+        if not found or found[-1] >= used:
+            read = f"0 to {used - 1}" if used == blocks else f"0 to {used - 1} of {blocks}; nothing reads the others"
+            raise CrosstaskError(f"option layers of covft is {self.layers!r}, but the tower's blocks are {read}")
         return found

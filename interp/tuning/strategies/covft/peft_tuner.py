@@ -9,7 +9,8 @@
 peft's own way to add a method takes only names of its enumeration of methods, so that one from outside is entered into
 its tables of configurations and tuners by hand. Before 0.21 a method that is entered so cannot be saved. peft mixes no
 two methods in one model: for mixtures with LoRA use the strategy, or mixtures as `modules_to_save`. Mixtures depend on
-their input, so they cannot be merged.
+their input, so they cannot be merged. When peft loads a checkpoint from which weights are missing, it warns and leaves
+those as they were drawn; the strategy's own format refuses it.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ from interp.errors import CrosstaskError
 from interp.models.base import Model
 from interp.tuning.strategies.covft.mixture import Mixture
 from interp.tuning.strategies.covft.options import CoVFTOptions
+from interp.tuning.strategies.covft.strategy import block_width
 from interp.tuning.strategies.covft.tower import TowerPasses
 from interp.tuning.strategies.options import read_options
-from interp.tuning.strategies.towers import tower_blocks, tower_width, used_blocks, vision_tower
+from interp.tuning.strategies.towers import tower_blocks, used_blocks, vision_tower
 from interp.tuning.text_context import ContextSlot
 
 METHOD, PREFIX = "COVFT", "covft_"
@@ -113,6 +115,13 @@ class CoVFTModel(peft.tuners.tuners_utils.BaseTuner):
         self._passes.blocks.append(parent)
         self._replace_module(parent, target_name, layer, target)
 
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        """peft's own takes a layer with one weight, and moves what it makes; mixtures are made where they are used."""
+        setattr(parent, child_name, new_module)
+
+    def _check_merge_allowed(self) -> None:
+        raise CrosstaskError("mixtures depend on their input and cannot be merged into the tower; use unload()")
+
     def _watch(self, tower: str) -> TowerPasses:
         """Hooks on the tower, once."""
         if not hasattr(self, "_passes"):
@@ -124,9 +133,12 @@ class CoVFTModel(peft.tuners.tuners_utils.BaseTuner):
         return self._passes
 
     def _enter(self, tower: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> None:
-        layers = [part for part in self.model.modules() if isinstance(part, CoVFTLayer)]
-        if layers and not layers[0].disable_adapters:  # the base model asks no question
-            self._passes.enter(tower, args, given)
+        layer = next((part for part in self.model.modules() if isinstance(part, CoVFTLayer)), None)
+        if layer is None or layer.disable_adapters or not layer.active_adapters:
+            return  # the base model asks no question
+        (name,) = layer.active_adapters
+        self._passes.slot = self.slot if layer.covft_mixtures[name].options.reads_text else None  # type: ignore[union-attr]
+        self._passes.enter(tower, args, given)
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         """Experts are copies in the tower's own type, and stay so."""
@@ -152,7 +164,7 @@ def covft_peft_config(model: Model, options: CoVFTOptions, *, text_width: int) -
     return CoVFTPeftConfig(
         target_modules=pattern,
         options=asdict(options),
-        width=tower_width(model),
+        width=block_width(blocks[layers[0]]),
         text_width=text_width,
         tower=name,
     )

@@ -10,8 +10,11 @@ The released code trains the whole language model (`language=full`); here LoRA i
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from interp.errors import CrosstaskError
@@ -54,11 +57,31 @@ class CoVFT(ReadsText, VisionStrategy):
         if self.options.train_norms:
             self.train_whole(block_norms(blocks))
 
+    @contextlib.contextmanager
+    def context(self, inputs: Mapping[str, Tensor]) -> Iterator[None]:
+        self._balances()  # of a pass whose loss nobody asked for
+        with super().context(inputs):
+            yield
+
     def penalty(self) -> Tensor | None:
-        if not self.options.balance:
+        """The balancing loss of the last pass, a mean over blocks; None without one, or after a pass without images.
+
+        Raises:
+            CrosstaskError: its gradient is lost, as under reentrant checkpointing, whose first pass keeps none.
+        """
+        found = self._balances()
+        if not found:
             return None
-        found = [loss for mixture in self.mixtures.values() if (loss := mixture.take_balance()) is not None]
-        return self.options.balance * sum(found[1:], found[0]) / len(found) if found else None
+        if torch.is_grad_enabled() and not all(loss.requires_grad for loss in found):
+            raise CrosstaskError(
+                f"balance={self.options.balance} needs the gradient of the tower's first pass, which reentrant "
+                "checkpointing does not keep: checkpoint with use_reentrant=False, or leave out balance"
+            )
+        return self.options.balance * sum(found[1:], found[0]) / len(found)
+
+    def _balances(self) -> list[Tensor]:
+        """The balancing losses of the last pass, once."""
+        return [loss for mixture in self.mixtures.values() if (loss := mixture.take_balance()) is not None]
 
     def routing(self) -> dict[int, Tensor]:
         """Block -> weights of the experts `[I, E]` for each image of the last pass."""
@@ -100,8 +123,7 @@ def graft_mixtures(
     passes = TowerPasses(tower, (blocks[n] for n in layers), slot)
     found: dict[int, Mixture] = {}
     for n in layers:
-        width = len(next(p for norm in norms_of(blocks[n]).values() for p in norm.parameters()))
-        found[n] = Mixture(blocks[n].mlp, passes, options, image=width, text=text)  # type: ignore[arg-type]
+        found[n] = Mixture(blocks[n].mlp, passes, options, image=block_width(blocks[n]), text=text)  # type: ignore[arg-type]
         graft.put(blocks[n], "mlp", found[n])
     graft.hook(lambda: tower.register_forward_pre_hook(passes.enter, with_kwargs=True))
     graft.hook(lambda: tower.register_forward_hook(passes.leave, always_call=True))
@@ -118,6 +140,15 @@ def norms_of(block: nn.Module) -> dict[str, nn.Module]:
     if not found:
         raise CrosstaskError(f"a block of the vision tower, {type(block).__name__}, has no norm")
     return found
+
+
+def block_width(block: nn.Module) -> int:
+    """Width D of a block's tokens, as its norms have it: a tower's configuration may call another width its own.
+
+    Raises:
+        CrosstaskError: it has no norm.
+    """
+    return len(next(p for norm in norms_of(block).values() for p in norm.parameters()))
 
 
 def block_norms(blocks: nn.ModuleList) -> dict[str, nn.Parameter]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -34,16 +34,25 @@ class Pass:
         n_images: I.
         text: the question's vector for each image; None for a tower that reads none.
         counts: tokens of each image, where they stand in one row.
+        mask: which tokens are there, where the tower fills up images of unlike sizes (Idefics2); None for all.
     """
 
     n_images: int
     text: Float[Tensor, "I C"] | None = None
     counts: Int[Tensor, " I"] | None = None
+    mask: Bool[Tensor, "I N"] | None = None
+    _been: set[int] = field(default_factory=set)
 
     @cached_property
     def segments(self) -> Int[Tensor, " T"] | None:
         """The image of each token, where tokens stand in one row."""
         return None if self.counts is None else torch.arange(self.n_images).repeat_interleave(self.counts)
+
+    def first_for(self, block: nn.Module) -> bool:
+        """Whether a block is run for the first time in this pass, and not again by gradient checkpointing."""
+        first = id(block) not in self._been
+        self._been.add(id(block))
+        return first
 
     def by_image(self, tokens: Tensor) -> tuple[Float[Tensor, "I N D"], Bool[Tensor, "I N"] | None]:
         """The tokens of each image, and which are there if they are not equally many.
@@ -57,7 +66,7 @@ class Pass:
                     f"a block of the vision tower was given tokens of shape {tuple(tokens.shape)} for "
                     f"{self.n_images} images; expected [{self.n_images}, tokens, width]"
                 )
-            return tokens, None
+            return tokens, None if self.mask is None else self.mask.to(tokens.device)
         counts = self.counts.tolist()
         if tokens.dim() != 2 or len(tokens) != sum(counts):
             raise CrosstaskError(
@@ -122,8 +131,13 @@ class TowerPasses:
             images = len(counts)
         else:
             counts, images = None, len(named.get("pixel_values", next(iter(named.values()))))
-        text = None if self.slot is None else self.slot.current(images).of_images
-        self._now = [Pass(images, text, counts)]  # what a pass that failed may have left is gone
+        shown = named.get("patch_attention_mask")
+        mask = None if shown is None or bool(shown.all()) else shown.flatten(1).bool()
+        text = None
+        if self.slot is not None:
+            text = self.slot.current(images).of_images
+            self.slot.encodes("videos" if grid is not None and bool((grid[:, 0] > 1).any()) else "images")
+        self._now = [Pass(images, text, counts, mask)]  # what a pass that failed may have left is gone
         keep(self.blocks, self)
 
     def leave(self, *_: Any) -> None:
