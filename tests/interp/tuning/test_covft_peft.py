@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
+from interp.errors import CrosstaskError
+from interp.models.base import Model
 from interp.tuning.strategies.covft import CoVFT, CoVFTOptions
 from interp.tuning.strategies.covft.peft_tuner import covft_peft_config, register_with_peft
 from interp.tuning.text_context import context_inputs, context_of
 from interp.tuning.text_encoder import HashingEncoder
 from tests.interp.tuning.covft import ASKED, batch, covft
 from tests.tiny import tiny_llava
+from tests.tiny_families import VISION
 
 MIXTURES = ["vision_tower.encoder.layers.0.mlp", "vision_tower.encoder.layers.1.mlp"]
 
@@ -74,3 +79,41 @@ def test_tuner_is_saved_loaded_under_another_name_and_switched_off(tmp_path: Pat
         loaded = PeftModel.from_pretrained(tiny_llava().module, tmp_path, adapter_name="other")
         with loaded.base_model.slot.given(context):
             assert torch.equal(loaded(**bare).logits, expected)
+
+
+def tuned(model: Model, **options: Any) -> torch.nn.Module:
+    register_with_peft()
+    chosen = CoVFTOptions(text="hashing", layers="all", **options)
+    return get_peft_model(model.module, covft_peft_config(model, chosen, text_width=32))
+
+
+def test_tuner_comes_off_and_cannot_be_merged() -> None:
+    model = tiny_llava()
+    bare = {name: t for name, t in batch(model, ASKED).items() if name != "labels"}
+    with torch.no_grad():
+        before = model.module(**bare).logits
+        wrapped = tuned(model)
+        part_experts_of(wrapped)
+        with pytest.raises(CrosstaskError, match=r"cannot be merged into the tower; use unload\(\)"):
+            wrapped.merge_and_unload()
+        assert torch.equal(wrapped.unload()(**bare).logits, before)
+
+
+def test_tuner_that_reads_no_question_needs_none() -> None:
+    model = tiny_llava()
+    bare = {name: t for name, t in batch(model, ASKED).items() if name != "labels"}
+    with torch.no_grad():
+        before = model.module(**bare).logits
+        torch.testing.assert_close(tuned(model, routing="uniform")(**bare).logits, before)
+
+
+def test_tuner_takes_its_width_from_the_blocks() -> None:
+    model = VISION["qwen2_vl"]()  # whose tower calls the width of what it gives to the language model its own
+    inputs = batch(model, ASKED)
+    bare = {name: t for name, t in inputs.items() if name != "labels"}
+    context = context_of(context_inputs(HashingEncoder(), [question for question, _ in ASKED], [0, 0, 1]))
+    with torch.no_grad():
+        before = model.module(**bare).logits
+        wrapped = tuned(model)
+        with wrapped.base_model.slot.given(context):
+            torch.testing.assert_close(wrapped(**bare).logits, before)

@@ -16,11 +16,13 @@ from interp.tuning.evaluation.evaluate import evaluate
 from interp.tuning.evaluation.reading import ItemReader
 from interp.tuning.evaluation.vision import PixelVision
 from interp.tuning.run import finetune
+from interp.tuning.strategies import strategy
 from interp.tuning.text_context import context_text, owners
 from tests.interp.tuning.covft import batch, config, covft, logits, part_experts
 from tests.tiny import picture
 from tests.tiny_families import VISION
 
+TOWERS = sorted(VISION.keys() - {"fuyu"})  # which has no tower
 TILED = ("llava_next", "llava_onevision", "idefics2_split", "idefics3", "smolvlm", "internvl")
 WIDE, HIGH, SMALL = (24, 8), (8, 24), (8, 8)
 ASKED = (
@@ -36,7 +38,7 @@ ITEMS = [
 TEXTS = [context_text(item.prompt) for item in ITEMS]
 
 
-@pytest.mark.parametrize("family", sorted(VISION.keys() - {"fuyu"}))  # which has no tower
+@pytest.mark.parametrize("family", TOWERS)
 def test_question_reaches_all_tiles_of_its_own_pictures_alone(family: str) -> None:
     model = VISION[family]()
     with torch.no_grad():
@@ -56,6 +58,29 @@ def test_question_reaches_all_tiles_of_its_own_pictures_alone(family: str) -> No
         moved = (vectors[0] - vectors[1]).abs().amax(-1)
         assert float(moved[owner == 0].max()) < 1e-9
         assert float(moved[owner == 1].min()) > 1e-6
+
+
+READERS = [
+    *((family, "covft", {"layers": "all"} | options) for family in TOWERS
+      for options in ({}, {"context": "concat"}, {"context": "image"}, {"routing": "sparse"})),
+    *((family, name, {}) for family in TOWERS if not family.startswith("qwen")  # whose images stand in one row
+      for name in ("qa_vit", "text_connector")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "name", "options"), READERS, ids=str)
+def test_conversation_is_answered_alone_as_beside_another_with_larger_pictures(
+    family: str, name: str, options: dict
+) -> None:
+    model = VISION[family]()
+    found = strategy(name)(model, config().changed(strategy=name, options={"text": "hashing"} | options))
+    asked = ASKED if model.family.several_images else tuple((question, images[:1]) for question, images in ASKED)
+    with torch.no_grad():
+        drawn = torch.Generator().manual_seed(3)
+        for parameter in found.trainable().values():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=drawn, dtype=parameter.dtype))
+        together, alone = (logits(model, batch(model, some, reads=found), found) for some in (asked, asked[1:]))
+        torch.testing.assert_close(together[1, -2:], alone[0, -2:], atol=1e-10, rtol=0)
 
 
 @pytest.fixture(scope="module", params=["llava_next", "llava_onevision", "internvl"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel
@@ -236,3 +238,73 @@ def test_context_of_a_batch_holds_states_where_they_are_wanted() -> None:
     assert found.mask is not None
     assert found.mask.tolist() == [[True, True, True], [True, False, False]]
     torch.testing.assert_close(found.states[0, 0], found.states[1, 0])
+
+
+@pytest.mark.parametrize(("reentrant", "kept"), [(False, True), (True, False)])
+def test_balance_whose_gradient_is_lost_raises(reentrant: bool, kept: bool) -> None:
+    model = tiny_llava()
+    with covft(model, balance=1.0) as found:
+        model.module.train()
+        model.module.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        inputs = batch(model, ASKED, reads=found)
+        inputs["pixel_values"].requires_grad_(True)
+        logits(model, inputs, found)
+        with contextlib.nullcontext() if kept else pytest.raises(CrosstaskError, match="use_reentrant=False"):
+            penalty = found.penalty()
+            assert penalty.requires_grad
+        model.module.gradient_checkpointing_disable()
+        model.module.eval()
+
+
+def test_balance_of_a_pass_that_was_not_asked_for_is_let_go() -> None:
+    model = tiny_llava()
+    with covft(model, balance=1.0) as found:
+        model.module.train()
+        inputs = batch(model, ASKED, reads=found)
+        logits(model, inputs, found)
+        with found.context(inputs):  # a batch without images would follow
+            pass
+        assert found.penalty() is None
+        model.module.eval()
+
+
+@pytest.mark.parametrize(
+    ("read", "layers", "said"),
+    [
+        (-2, "1", r"'1', but the tower's blocks are 0 to 0 of 2; nothing reads the others"),
+        (-2, "0-1", r"'0-1', but the tower's blocks are 0 to 0 of 2"),
+        (-1, "2", r"'2', but the tower's blocks are 0 to 1$"),
+        (-1, "1-0", r"'1-0', but the tower's blocks are 0 to 1"),
+        (-2, "early", r"'early', but the tower's blocks are 0 to 0 of 2"),
+    ],
+)
+def test_blocks_that_nothing_reads_are_refused(read: int, layers: str, said: str) -> None:
+    model = tiny_llava()
+    model.module.config.vision_feature_layer = read
+    with pytest.raises(CrosstaskError, match=said), covft(model, layers=layers):
+        pass
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_new_modules_are_in_the_models_mode(training: bool) -> None:
+    model = tiny_llava()
+    model.module.train(training)
+    with covft(model, routing="random") as found:
+        assert all(part.training == training for mixture in found.mixtures.values() for part in mixture.modules())
+    model.module.eval()
+
+
+def test_images_and_videos_do_not_share_a_context() -> None:
+    model = VISION["qwen2_5_vl"]()
+    with covft(model) as found, torch.no_grad():
+        inputs = batch(model, ASKED[1:], reads=found)
+        tower = model.module.get_encoder(modality="image")
+        pixels, grid = inputs["pixel_values"], inputs["image_grid_thw"]
+        video = torch.cat([pixels, pixels]), grid * torch.tensor([2, 1, 1])
+        with found.context(inputs):
+            tower(video[0], grid_thw=video[1])
+        with found.context(inputs):
+            tower(pixels, grid_thw=grid)
+            tower(pixels, grid_thw=grid)
+            with pytest.raises(CrosstaskError, match="encodes videos with a context that it has read for images"):
+                tower(video[0], grid_thw=video[1])
