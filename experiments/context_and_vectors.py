@@ -164,7 +164,10 @@ def _compare(arguments: Arguments) -> None:
             lead=sentences,
             tables=tables,
             figures=figures.all_figures(tables),
-            notes={"compare": "CoVFT minus the other strategy, paired by task, seed and target; 95 % over targets."},
+            notes={
+                "compare": "CoVFT minus the other strategy, paired by task, seed and target; 95 % over trained "
+                "tasks and targets."
+            },
         )
     for line in sentences:
         console.print(line, markup=False, highlight=False)

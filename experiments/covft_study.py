@@ -198,7 +198,13 @@ def requests_of(arguments: Arguments, settings: "StudySettings", work: "StudyWor
     from interp.covft.counts import Counter, matched_arms
     from interp.covft.plan import Request, make_unit
     from interp.covft.rates import read_rates
+    from interp.errors import CrosstaskError
 
+    if not arguments.table or not arguments.seeds or min(arguments.seeds) < 0:
+        raise CrosstaskError(
+            f"tables {' '.join(arguments.table) or 'none'} with seeds {' '.join(map(str, arguments.seeds)) or 'none'}: "
+            "expected one or more of each, and seeds of 0 or more"
+        )
     rates = read_rates(arguments.rates) if arguments.rates is not None else {}
     every, found = tasks_of(arguments), []
     tasks = every[: len(arguments.tasks)]
@@ -208,6 +214,11 @@ def requests_of(arguments: Arguments, settings: "StudySettings", work: "StudyWor
         )
         plan = make_plan(table, every if table == "H" else tasks, arguments.arms, matched=matched, rates=rates)
         for cell in plan.cells:
+            if round(cell.fraction * arguments.steps) < 2:
+                raise CrosstaskError(
+                    f"a share of {cell.fraction:g} of {arguments.steps} steps is the first step alone, whose learning "
+                    "rate is 0; expected two steps or more"
+                )
             work.config(make_unit(settings, cell, 0))  # says what is wrong before anything is trained
         found.append(Request(plan, arguments.seeds, counts))
     return found
@@ -239,6 +250,7 @@ def _choose_rates(
     from interp.errors import CrosstaskError
 
     named = rates.read_rates(arguments.rates) if arguments.rates is not None else {}
+    rates.check_earlier(folder / rates.RATES / "rates.csv")
     plans = [request.plan for request in requests_of(arguments, settings, work)]
     arms = [arm for plan in plans for arm in plan.arms if arm.name not in named]
     if not arms:
@@ -338,21 +350,21 @@ def _write(folder: Path, settings: "StudySettings", console: "Console") -> None:
 
     results, requests = Results(folder, settings), read_requests(folder)
     tables = make_tables(results, requests)
-    costs = [overhead.read(folder, request.plan) for request in requests if request.plan.table == "E"]
-    if costs:
-        tables["overhead"] = costs[-1]
-        tables["costs"] = overhead.summary(costs[-1])
+    timed = [request.plan for request in requests if request.plan.table == "E"]
+    costs = overhead.read_all(folder, timed) if timed else None
+    if costs is not None:
+        tables |= {"overhead": costs, "costs": overhead.summary(costs)}
     if any(request.counts for request in requests):
         tables["parameters"] = parameter_table(requests)
-    tables["expectations"] = answered(results, requests, costs[-1] if costs else None)
+    tables["expectations"] = answered(results, requests, costs)
     notes = {
         "expectations": "Stated before measuring (interp/covft/expectations.py). Held: the whole interval of the "
-        "contrast is above zero; not held: below zero; not decidable: it holds zero.",
+        "contrast is above zero; not held: below zero; not decidable: it holds zero, or there is one seed alone.",
         "arms": "Mean over tasks; intervals resample items and seeds.",
         "comparisons": "Differences and intervals resample items and seeds, and decide. p_value flips signs of items "
         "with seeds averaged: of these trainings, not of new ones, so it may be small where the interval holds zero. "
         "p_holm is corrected over the arms of a table against one reference.",
-        **({"costs": "Medians over repeats; FLOPs of the tower's forward pass for one picture."} if costs else {}),
+        **({"costs": "Medians over repeats; FLOPs of the tower's forward pass for one picture."} if timed else {}),
         **({"parameters": "Numbers that the optimiser was given."} if "parameters" in tables else {}),
     }
     lead = [

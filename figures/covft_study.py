@@ -46,7 +46,7 @@ def all_figures(tables: Mapping[str, pd.DataFrame]) -> dict[str, tuple[Figure, s
             figure = lines(tables["arms"].query("table == @table"), along=along)
             found[name] = figure, f"{title}: accuracy, mean over tasks, with 95 % intervals over items and seeds."
         else:
-            reference = next(one for one in shown["reference"] if one != _FROZEN)
+            reference = next((one for one in shown["reference"] if one != _FROZEN), _FROZEN)  # of a single arm
             figure = differences(shown[shown["reference"] == reference])
             found[name] = figure, f"{title}: accuracy minus that of {reference}, paired by item and seed."
     if "costs" in tables and len(tables["costs"]):

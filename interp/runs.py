@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-CONFIG, ENVIRONMENT, JOURNAL = "config.json", "environment.json", "journal.jsonl"
+CONFIG, ENVIRONMENT, JOURNAL, LOCK = "config.json", "environment.json", "journal.jsonl", ".lock"
+_EMPTY = {CONFIG, ENVIRONMENT, LOCK}
+"""What is in the folder of a run of which nothing is done."""
 _REMEDY = "make room or permission there and run the same command again, which continues where this run stopped"
 
 
@@ -47,6 +49,7 @@ class Run:
         self._lock = lock
         self._done: dict[str, Any] = {}
         self._end = 0  # bytes of the journal that are whole lines
+        self._new = False  # whether this process began the run
 
     @classmethod
     def open(
@@ -94,6 +97,10 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Close; a run that an error ended before anything was done leaves the folder to other settings."""
+        if kind is not None and self._new and {path.name for path in self.folder.iterdir()} <= _EMPTY:
+            for name in (CONFIG, ENVIRONMENT):
+                (self.folder / name).unlink(missing_ok=True)
         self.close()
 
     # Finished units of work
@@ -211,6 +218,7 @@ class Run:
         elif (self.folder / JOURNAL).exists():
             raise CrosstaskError(f"{self.folder} has a {JOURNAL} but no {CONFIG}: choose another output folder.")
         else:
+            self._new = True
             self.write_json(CONFIG, self.config)
 
     def _read_journal(self) -> None:
@@ -244,13 +252,19 @@ class Run:
 
 
 def read_journal(folder: Path) -> dict[str, Any]:
-    """The finished units of a folder with what was recorded of them, read without holding the folder."""
+    """The finished units of a folder with what was recorded of them, read without holding the folder.
+
+    Raises:
+        CrosstaskError: a line is damaged.
+    """
     path = folder / JOURNAL
     found = {}
-    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True) if path.exists() else (), start=1):
         if not line.endswith(b"\n"):
             break  # torn by a kill; the next to open the folder cuts it off
-        unit = json.loads(line)
+        unit = _unit(line)
+        if unit is None:
+            raise CrosstaskError(f"{path}, line {number} cannot be read: delete the folder, or name another.")
         found[unit["key"]] = unit["payload"]
     return found
 
@@ -262,13 +276,13 @@ def hold_to_config(folder: Path, config: Mapping[str, Any]) -> None:
         CrosstaskError: with what differs.
     """
     path = folder / CONFIG
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(config)):
+    if path.exists() and _read_json(path) != json.loads(json.dumps(config)):
         Run.open(folder, config).close()  # says what differs
 
 
 def _locked(folder: Path) -> filelock.BaseFileLock:
     # One lock a process: a run that an error left open must not keep the same process from continuing it.
-    lock = filelock.FileLock(folder.resolve() / ".lock", blocking=False, is_singleton=True)
+    lock = filelock.FileLock(folder.resolve() / LOCK, blocking=False, is_singleton=True)
     try:
         lock.acquire()
     except filelock.Timeout as error:

@@ -108,6 +108,15 @@ class ConflictSettings:
             raise CrosstaskError(
                 f"{self.micro_batches} micro-batches of {self.micro_batch} conversations: expected at least 2 of 1"
             )
+        if len(set(self.points)) < len(self.points) or len(set(self.pair_seeds)) < len(self.pair_seeds):
+            raise CrosstaskError(
+                f"points {' '.join(f'{point:g}' for point in self.points)} and pair seeds "
+                f"{' '.join(map(str, self.pair_seeds))}: expected each once"
+            )
+        if min((self.seed, self.train_seed, *self.pair_seeds)) < 0:
+            raise CrosstaskError(f"seeds are 0 or more, not {min((self.seed, self.train_seed, *self.pair_seeds))}")
+        if min(self.steps, self.draws) < 1:
+            raise CrosstaskError(f"{self.steps} steps and {self.draws} draws: expected at least 1 of each")
         if wrong := [point for point in self.points if not 0 <= point <= 1]:
             raise CrosstaskError(f"point {wrong[0]:g} of the training: expected 0 (its start) to 1 (its end)")
         if early := [point for point in self.points if point > 0 and round(point * self.steps) < 2]:

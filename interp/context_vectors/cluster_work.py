@@ -19,13 +19,14 @@ from interp.context_vectors.clusters import (
     similarity_correlation,
 )
 from interp.context_vectors.kept import Kept, Unit, asked_items
-from interp.context_vectors.reading import layers_of, read_items
+from interp.context_vectors.reading import context_strategy, layers_of, read_items
 from interp.context_vectors.settings import ClusterSettings
 from interp.errors import CrosstaskError
 from interp.models.base import Model
 from interp.runs import Run
 from interp.tasks.perception.items import PerceptionItem
 from interp.tasks.perception.wording import Wording
+from interp.tuning.adapters import attached
 from interp.tuning.text_context import context_text
 
 REPRESENTATIONS = {
@@ -80,6 +81,8 @@ class ClusterWork(Kept):
 
     def perform(self, unit: Unit) -> None:
         """Read the items of a task."""
+        with attached(self.model, {"covft": self.folder}) as held, held.use("covft"):
+            self._chosen(list(context_strategy(self.model).mixtures))  # before anything is read
         items = self.items(*unit[1:])
         self.write(unit, read_items(self.model, items, self.folder, neutral=self.settings.neutral))
 
@@ -96,7 +99,9 @@ class ClusterWork(Kept):
         Raises:
             CrosstaskError: there is no CoVFT layer of that number.
         """
-        layers = layers_of(list(self.read(self.units()[0])))
+        return self._chosen(layers_of(list(self.read(self.units()[0]))))
+
+    def _chosen(self, layers: list[int]) -> int:
         chosen = layers[-1] if self.settings.layer == -1 else self.settings.layer
         if chosen not in layers:
             raise CrosstaskError(f"layer {chosen} has no contextual vectors; expected {', '.join(map(str, layers))}")

@@ -16,6 +16,7 @@ each by themselves, or trained tasks where the target is the trained one.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -47,6 +48,7 @@ from interp.tuning.evaluation.reading import ItemReader
 from interp.tuning.evaluation.variants import changes_vision
 from interp.tuning.evaluation.vision import PixelVision
 from interp.tuning.matrix.plan import DIFFICULTY, task_of
+from interp.tuning.matrix.work import canonical
 
 COVFT, SETTING = "covft", "item"
 DOSE = ("steps", "examples_seen")
@@ -86,8 +88,11 @@ class Trained:
         try:
             record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
             dose = (*(record[name] for name in DOSE), record["data"]["sha256"])
-            return cls(folder, record["strategy"], task_of(record["config"]["task"]), record["config"]["seed"], dose)
-        except (OSError, ValueError, KeyError) as error:
+            task = record["config"]["task"]
+            with contextlib.suppress(CrosstaskError):  # a mixture has a label of its own
+                task = canonical(task)
+            return cls(folder, record["strategy"], task_of(task), record["config"]["seed"], dose)
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise CrosstaskError(f"folder {str(folder)!r} has no {RECORD} of a training ({error})") from error
 
 
@@ -95,7 +100,7 @@ def paired(folders: Sequence[Path]) -> list[tuple[Trained, Trained]]:
     """Adapters of CoVFT, each with its counterpart of another strategy.
 
     Raises:
-        CrosstaskError: a CoVFT adapter has no counterpart, or more than one, or one of another dose.
+        CrosstaskError: a CoVFT adapter is given twice, or has no counterpart, or more than one, or one of another dose.
     """
     found = [Trained.read(folder) for folder in folders]
     ours, others = ([one for one in found if (one.strategy == COVFT) == is_ours] for is_ours in (True, False))
@@ -103,6 +108,11 @@ def paired(folders: Sequence[Path]) -> list[tuple[Trained, Trained]]:
         raise CrosstaskError(
             f"to compare are adapters of {', '.join(sorted({one.strategy for one in found})) or 'no strategy'}; "
             "expected one or more of covft, and for each one of another strategy on the same task"
+        )
+    labels = [one.label for one in ours]
+    if twice := next((label for label in labels if labels.count(label) > 1), None):
+        raise CrosstaskError(
+            f"adapter {twice!r} is given {labels.count(twice)} times; expected each task and seed once"
         )
     pairs = []
     for one in ours:

@@ -45,7 +45,7 @@ def context_strategy(model: Model) -> Any:
     """
     chosen = getattr(adapter_at_work(model), "strategy", None)
     if not (hasattr(chosen, "context_vectors") and hasattr(chosen, "routing")):
-        what = f"strategy {chosen.name!r}" if chosen is not None else "no strategy of the tower"
+        what = f"strategy {chosen.name!r}" if chosen is not None else "a strategy that leaves the tower alone"
         raise CrosstaskError(f"the adapter at work is of {what}; contextual vectors are those of a covft adapter")
     return chosen
 

@@ -101,6 +101,19 @@ def plain_arm(strategy: str) -> Arm:
     return Arm(strategy, {"strategy": name, **({"surgery": surgery} if surgery else {})})
 
 
+def check_arm(name: str) -> None:
+    """Hold the name of an arm, such as "covft num_experts=2" or "vision_full+pcgrad", to what there is.
+
+    Raises:
+        CrosstaskError: there is no such strategy, surgery or option.
+    """
+    from interp.tuning.config import TuneConfig
+    from interp.tuning.strategies.options import given_options
+
+    head, *options = name.split()
+    TuneConfig("RD", **{"options": given_options(tuple(options)), **plain_arm(head).training})
+
+
 def lora(rank: int) -> Arm:
     """Low-rank updates of the tower at a rank."""
     return Arm(f"{LORA} r={rank}", {"strategy": LORA, "options": {"r": rank}})

@@ -13,7 +13,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -148,6 +148,13 @@ def read(root: Path, plan: Plan) -> pd.DataFrame:
         if name in names:
             rows.append({"arm": name, "repeat": repeat, **payload})
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def read_all(root: Path, plans: Sequence[Plan]) -> pd.DataFrame:
+    """What was measured of all plans that mix the tasks of the last one; an arm is there once."""
+    mixture = plans[-1].cells[0].mixture
+    found = pd.concat([read(root, plan) for plan in plans if plan.cells[0].mixture == mixture], ignore_index=True)
+    return found.drop_duplicates(["arm", "repeat"], ignore_index=True)
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:

@@ -228,6 +228,17 @@ class Request:
 
 
 def read_requests(root: Path) -> list[Request]:
-    """All that was asked of a folder, by table and then as it was asked."""
+    """All that was asked of a folder, by table and then as it was asked.
+
+    Raises:
+        CrosstaskError: a file is damaged.
+    """
     paths = sorted((root / REQUESTS).glob("*.json"), key=lambda path: (path.name[0], path.stat().st_mtime_ns))
-    return [Request.from_row(json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+    return [_read_request(path) for path in paths]
+
+
+def _read_request(path: Path) -> Request:
+    try:
+        return Request.from_row(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CrosstaskError(f"{path} cannot be read ({error}): delete it, and run its command again") from error

@@ -13,13 +13,14 @@ play no part.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
-from interp.covft.arms import Arm, Cell
+from interp.covft.arms import Arm, Cell, check_arm
 from interp.covft.plan import StudySettings, Unit, make_unit
 from interp.covft.units import is_finished, read_records
 from interp.errors import CrosstaskError
@@ -68,7 +69,7 @@ def trials(
     Raises:
         CrosstaskError: a rate is not above zero, or is given twice, or there is only one.
     """
-    if len(set(rates)) < max(2, len(rates)) or not all(rate > 0 for rate in rates):
+    if len(set(rates)) < max(2, len(rates)) or not all(0 < rate < math.inf for rate in rates):
         raise CrosstaskError(
             f"learning rates {', '.join(f'{rate:g}' for rate in rates) or '(none)'}: expected two or more above zero, "
             "each once"
@@ -117,8 +118,30 @@ def beside_earlier(found: pd.DataFrame, path: Path) -> pd.DataFrame:
     """What was found, below the rows of other arms that a file of earlier trials has."""
     if not path.exists():
         return found
-    earlier = pd.read_csv(path)
+    earlier = _earlier(path)
     return pd.concat([earlier[~earlier["strategy"].isin(found["strategy"])], found], ignore_index=True)
+
+
+def check_earlier(path: Path) -> None:
+    """Read a file of earlier trials before new ones are made.
+
+    Raises:
+        CrosstaskError: it is damaged.
+    """
+    if path.exists():
+        _earlier(path)
+
+
+def _earlier(path: Path) -> pd.DataFrame:
+    try:
+        found = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise CrosstaskError(
+            f"{path} cannot be read ({error}): delete it to have it written from new trials"
+        ) from error
+    if missing := [name for name in COLUMNS if name not in found]:
+        raise CrosstaskError(f"{path} has no column {missing[0]!r}: delete it to have it written from new trials")
+    return found
 
 
 def chosen(found: pd.DataFrame) -> dict[str, float]:
@@ -137,11 +160,8 @@ def read_rates(path: Path) -> dict[str, float]:
     """Strategy, or an arm's name (a strategy with its options, as tables have it) -> learning rate from a JSON object.
 
     Raises:
-        CrosstaskError: it cannot be read, names something else than a strategy, or a rate is not above zero.
+        CrosstaskError: it cannot be read, names something else than an arm, or a rate is not a number above zero.
     """
-    from interp.covft.arms import plain_arm
-    from interp.tuning.strategies import strategy
-
     try:
         given = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -151,7 +171,7 @@ def read_rates(path: Path) -> dict[str, float]:
     if not isinstance(given, Mapping):
         raise CrosstaskError(f"{path} holds a {type(given).__name__}; expected an object of strategy: learning rate")
     for name, rate in given.items():
-        strategy(str(plain_arm(name.partition(" ")[0]).training["strategy"]))  # the options of an arm stand behind it
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or not rate > 0:
+        check_arm(name)
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
             raise CrosstaskError(f"{path} gives {name!r} the learning rate {rate!r}; expected a number above zero")
     return {name: float(rate) for name, rate in given.items()}

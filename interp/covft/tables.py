@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from interp.covft.arms import FROZEN, Arm, Cell, Plan
+from interp.covft.arms import COVFT, FROZEN, Arm, Cell, Plan
 from interp.covft.plan import TRAINED, Request, StudySettings, Unit, make_unit, mixture_label
 from interp.covft.units import finished, folder_of, read_records
 from interp.errors import CrosstaskError
@@ -128,7 +128,9 @@ def merged(requests: Sequence[Request]) -> list[tuple[Plan, tuple[int, ...]]]:
     for (table, _), some in found.items():
         cells = {(c.arm.name, c.mixture, c.fraction): c for request in some for c in request.plan.cells}
         seeds = tuple(sorted({seed for request in some for seed in request.seeds}))
-        tables.append((Plan(table, some[-1].plan.reference, tuple(cells.values())), seeds))
+        references = [request.plan.reference for request in some]
+        reference = COVFT if COVFT in references else references[0]  # whatever is asked later, and in which order
+        tables.append((Plan(table, reference, tuple(cells.values())), seeds))
     return tables
 
 

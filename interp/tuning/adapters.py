@@ -153,7 +153,7 @@ def trained_limits(folders: Mapping[str, Path]) -> dict[str, int | None]:
     """
     found: dict[str, dict[str, int | None]] = {}
     for name, folder in folders.items():
-        config = _json(folder / RECORD, name)["config"] if (folder / RECORD).is_file() else {}
+        config = _json(folder / RECORD, name).get("config", {}) if (folder / RECORD).is_file() else {}
         found[name] = {limit: config.get(limit) for limit in ("min_pixels", "max_pixels")}
     if not found:
         return {"min_pixels": None, "max_pixels": None}

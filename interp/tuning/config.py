@@ -11,13 +11,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, get_args
 
 from interp.errors import CrosstaskError
 from interp.models.options import LoadOptions
 from interp.tasks.perception.wording import WORDINGS, Wording
 from interp.tuning.schedules import Schedule, schedule_of
 
+Surgery: TypeAlias = Literal["none", "pcgrad", "cagrad"]
 EXAMPLES = 1000
 """Training examples where neither the user nor a schedule says."""
 
@@ -99,7 +100,7 @@ class TuneConfig:
     init_seed: int | None = None
     """Seed of initialisation and dropout, where it is not `seed`."""
 
-    surgery: Literal["none", "pcgrad", "cagrad"] = "none"
+    surgery: Surgery = "none"
     """What is done where the gradients of a mixture's tasks conflict; each example then needs its task's name."""
 
     snapshots: tuple[float, ...] = ()
@@ -142,8 +143,8 @@ class TuneConfig:
             _at_least(name, getattr(self, name), 1)
         _at_least("save_every", self.save_every, 0)
         for name in ("learning_rate", "alpha"):
-            if not getattr(self, name) > 0:
-                raise CrosstaskError(f"the {_said(name)} is above 0, not {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise CrosstaskError(f"the {_said(name)} is a number above 0, not {getattr(self, name)}")
         for name in ("weight_decay", "max_grad_norm"):
             if not getattr(self, name) >= 0:
                 raise CrosstaskError(f"the {_said(name)} is 0 or more, not {getattr(self, name)}")
@@ -168,7 +169,12 @@ class TuneConfig:
         if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
             raise CrosstaskError(f"min_pixels {self.min_pixels} is above max_pixels {self.max_pixels}")
         if self.strategy != "full" and (self.train_projector or self.train_tower):
-            raise CrosstaskError(f"strategy {self.strategy!r} leaves tower and projector as they are; use full")
+            raise CrosstaskError(
+                f"train_projector and train_tower are of strategy full, and were given with {self.strategy!r}; the "
+                "strategies of the vision tower have options of their own"
+            )
+        if self.surgery not in get_args(Surgery):
+            raise CrosstaskError(f"there is no surgery {self.surgery!r}; expected {', '.join(get_args(Surgery))}")
 
     @property
     def planned(self) -> Schedule:

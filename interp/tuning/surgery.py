@@ -17,7 +17,7 @@ well, so that a limit on the gradient's norm means the same. Each g_k needs memo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -26,8 +26,8 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from interp.errors import CrosstaskError
+from interp.tuning.config import Surgery
 
-Surgery: TypeAlias = Literal["none", "pcgrad", "cagrad"]
 CONFLICT_AVERSION = 0.5
 """c of CAGrad, as in its release."""
 

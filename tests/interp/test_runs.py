@@ -17,7 +17,7 @@ from safetensors import safe_open
 
 from interp.environment import describe_environment
 from interp.errors import CrosstaskError
-from interp.runs import Run
+from interp.runs import Run, read_journal
 
 CONFIG = {"model": "bundled", "shots": 5, "tasks": ("country-capital", "food-color"), "template": {"separator": "\n\n"}}
 
@@ -199,9 +199,52 @@ def test_failed_write_keeps_the_old_file_and_leaves_no_other(folder, monkeypatch
 
 def test_folder_that_is_a_file_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
-    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(CrosstaskError, match="cannot be written"):
-            Run.open(folder, CONFIG)
+    with pytest.raises(CrosstaskError, match=r"file is a file, and a folder is expected"):
+        Run.open(tmp_path / "file", CONFIG)
+    with pytest.raises(CrosstaskError, match="cannot be written"):
+        Run.open(tmp_path / "file" / "below", CONFIG)
+
+
+def test_folder_that_cannot_be_made_is_an_error(folder, monkeypatch):
+    def mkdir(*_: object, **__: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")  # as below /proc
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with pytest.raises(CrosstaskError, match=r"The folder .*trial cannot be made"):
+        Run.open(folder, CONFIG)
+
+
+def test_run_that_ends_before_anything_is_done_leaves_the_folder_to_other_settings(folder):
+    with pytest.raises(ValueError, match="an option"), Run.open(folder, CONFIG):
+        raise ValueError("an option")
+
+    def fail_later() -> None:
+        with Run.open(folder, {**CONFIG, "shots": 9}) as run:
+            run.record("unit", {"rate": 1.0})
+            raise ValueError("later")
+
+    with pytest.raises(ValueError, match="later"):
+        fail_later()
+    with pytest.raises(CrosstaskError, match="another configuration"):
+        Run.open(folder, CONFIG)
+    with Run.open(folder, {**CONFIG, "shots": 9}) as run:
+        assert run.done("unit") == {"rate": 1.0}
+
+
+def test_killed_run_of_which_nothing_is_done_keeps_its_folder(folder):
+    Run.open(folder, CONFIG).close()  # a killed process does not come to the end of its block
+    with pytest.raises(CrosstaskError, match="another configuration"):
+        Run.open(folder, {**CONFIG, "shots": 9})
+
+
+def test_damaged_line_of_a_folder_that_is_not_held_is_an_error(folder):
+    with Run.open(folder, CONFIG) as run:
+        run.record("one", {})
+        run.record("two", {})
+    path = folder / "journal.jsonl"
+    path.write_bytes(b"{" + path.read_bytes())
+    with pytest.raises(CrosstaskError, match=r"journal.jsonl, line 1 cannot be read"):
+        read_journal(folder)
 
 
 def test_results_come_back_as_written(folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -125,11 +126,13 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "steps and epochs": ({"steps": 3, "epochs": 2}, "steps (3) and epochs (2) both say how long"),
     "rank": ({"rank": 0}, "rank is at least 1, and was given as 0"),
     "dropout": ({"dropout": 1.5}, "the dropout lies between 0 and 1, and was given as 1.5"),
-    "learning rate": ({"learning_rate": 0}, "the learning rate is above 0, not 0"),
+    "learning rate": ({"learning_rate": 0}, "the learning rate is a number above 0, not 0"),
     "fraction": ({"fraction": 0}, "a part of the run lies above 0"),
     "snapshot": ({"snapshots": (0.5, 2)}, "and was given as 2"),
     "micro-batch": ({"batch": 16, "micro_batch": 5}, "a batch of 16 cannot be made of micro-batches of 5"),
-    "tower under lora": ({"train_tower": True}, "strategy 'lora' leaves tower and projector as they are"),
+    "tower under lora": ({"train_tower": True}, "are of strategy full, and were given with 'lora'"),
+    "endless rate": ({"learning_rate": math.inf}, "the learning rate is a number above 0, not inf"),
+    "surgery": ({"surgery": "pcgard"}, "there is no surgery 'pcgard'; expected none, pcgrad, cagrad"),
     "paper's schedule": (
         {"task": "random_key", "schedule": "paper"},
         "the paper has no schedule for task 'random_key'",

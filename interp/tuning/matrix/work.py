@@ -40,6 +40,10 @@ class HowOptions:
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
     threads: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise CrosstaskError(f"threads are at least 1, and were given as {self.threads}")
+
 
 @dataclass
 class ModelWork:
