@@ -331,7 +331,7 @@ def _foretell(
     for kind, cost in costs.items():
         console.print(f"{kind}: {cost.step:.2f} s a step, {cost.item:.3f} s an item", markup=False)
     table = estimate(folder, units, costs, keep=arguments.keep == "all")
-    total = {"arm": "all", **table[["units", "left", "seconds", "bytes"]].sum().to_dict()}
+    total = {"arm": "all", **{name: table[name].sum() for name in ("units", "left", "seconds", "bytes")}}
     shown = [{**row, "hours": f"{row['seconds'] / 3600:.2f}", "MB": f"{row['bytes'] / 1e6:.0f}"}
              for row in (*table.to_dict("records"), total)]  # fmt: skip
     from pandas import DataFrame

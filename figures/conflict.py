@@ -65,7 +65,7 @@ def alignment(table: pd.DataFrame) -> Figure:
         table: arm, point, experts, definition, layer, cosine, low, high, chance.
     """
     shown = table[table["layer"] == -1]
-    figure = Figure(figsize=(10.5, 3.6), layout="constrained")
+    figure = Figure(figsize=(12.0, 3.6), layout="constrained")
     axes = figure.subplots(1, len(DEFINITIONS), sharex=True)
     for ax, (definition, title) in zip(axes, DEFINITIONS.items(), strict=True):
         own = shown[shown["definition"] == definition]
@@ -78,7 +78,8 @@ def alignment(table: pd.DataFrame) -> Figure:
         ax.set_title(title, fontsize=10, loc="left")
         _axis(ax)
     axes[0].set_ylabel("cosine")
-    axes[0].legend(frameon=False, fontsize=8)
+    _named(axes[0], {":": "under random signs", **_apart(shown)})
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
     return figure
 
 
@@ -89,7 +90,7 @@ def conflict(table: pd.DataFrame) -> Figure:
         table: arm, point, experts, layer, rate, cosine and own_cosine with their intervals.
     """
     shown = table[table["layer"] == -1]
-    figure = Figure(figsize=(8.0, 3.6), layout="constrained")
+    figure = Figure(figsize=(9.4, 3.6), layout="constrained")
     axes = figure.subplots(1, 2, sharex=True)
     for ax, (column, title) in zip(axes, (("rate", "P(cosine < 0)"), ("cosine", "mean cosine")), strict=True):
         for colour, arm in _arms(shown):
@@ -102,7 +103,8 @@ def conflict(table: pd.DataFrame) -> Figure:
         ax.axhline(0.5 if column == "rate" else 0.0, color="#888888", lw=0.8)
         ax.set_title(title, fontsize=10, loc="left")
         _axis(ax)
-    axes[0].legend(frameon=False, fontsize=8)
+    _named(axes[1], {":": "within a task", **_apart(shown)})
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
     return figure
 
 
@@ -132,7 +134,9 @@ def pairs(table: pd.DataFrame, *, short: Mapping[str, str] | None = None) -> Fig
             colour = "white" if abs(own) > 0.6 * most else "black"
             ax.text(place, place, f"{own:.2f}", ha="center", va="center", fontsize=6, color=colour)
         ax.set_title(arm, fontsize=10, loc="left")
-    figure.colorbar(image, ax=list(axes), shrink=0.75).ax.tick_params(labelsize=7)
+    bar = figure.colorbar(image, ax=list(axes), shrink=0.75)
+    bar.set_label("mean cosine", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
     return figure
 
 
@@ -165,8 +169,19 @@ def distance(table: pd.DataFrame) -> Figure:
             ax.grid(axis="y", **_GRID)
             if along == "layer":
                 ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _named(axes[0, 0], {"-": "two tasks", "--": "two seeds of one task"})
     axes[0, 0].legend(frameon=False, fontsize=8)
     return figure
+
+
+def _named(ax: Axes, styles: Mapping[str, str]) -> None:
+    """Say in the legend what styles of line mean."""
+    for style, label in styles.items():
+        ax.plot([], [], color="#444444", ls=style, lw=1.1, label=label)
+
+
+def _apart(table: pd.DataFrame) -> dict[str, str]:
+    return {STYLES["apart"]: "experts side by side"} if "apart" in set(table["experts"]) else {}
 
 
 def _arms(table: pd.DataFrame) -> list[tuple[str, str]]:

@@ -7,11 +7,13 @@ compare = pandas.read_csv("compare.csv")   adapters of CoVFT and of another stra
 """
 
 from collections.abc import Mapping
+from textwrap import fill
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 MAPS = {
     "all": "map of all tasks",
@@ -19,6 +21,15 @@ MAPS = {
     "within": "map of items of a task",
     "shuffled": "map of no pairs",
 }
+SIDES = {
+    "context": "context",
+    "text": "text embedding",
+    "neutral": "context of the picture alone",
+    "blank": "context of the question alone",
+    "features": "mean feature",
+    "frozen": "mean feature, frozen tower",
+}
+"""Of the tower, as the experiment's page defines them."""
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#444444")
 _GRID: dict[str, Any] = {"color": "#E2E2E2", "linewidth": 0.6}
 
@@ -69,13 +80,15 @@ def cross(table: pd.DataFrame) -> Figure:
             for number, name in enumerate(dict.fromkeys(own[side])):
                 curve = own[own[side] == name].sort_values("block")
                 colour = _COLOURS[number % len(_COLOURS)]
-                ax.plot(curve["block"], curve["accuracy"], color=colour, lw=1.3, marker="o", ms=2.5, label=name)
+                ax.plot(curve["block"], curve["accuracy"], color=colour, lw=1.3, marker="o", ms=2.5, label=_side(name))
                 ax.fill_between(curve["block"], curve["low"], curve["high"], color=colour, alpha=0.1, lw=0)
             ax.axhline(own["chance"].mean(), color="#888888", ls=":", lw=1.0)
             ax.set_title(title if side == "source" else f"back, {title}", fontsize=9, loc="left")
             ax.grid(axis="y", **_GRID)
     for ax in axes[-1]:
         ax.set_xlabel("decoder block")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.margins(x=0.05)
     for ax in axes[:, 0]:
         ax.set_ylabel("accuracy")
     axes[0, 0].legend(frameon=False, fontsize=6)
@@ -103,10 +116,12 @@ def rsa(table: pd.DataFrame) -> Figure:
         rows, columns = np.nonzero(chance.to_numpy(dtype=float) < 0.05)
         ax.scatter(columns, rows, s=7, color="black")
         ax.set_xticks(range(len(targets)), [name.partition("/")[2] for name in targets], fontsize=7)
-        ax.set_yticks(range(len(sources)), sources, fontsize=7)
+        ax.set_yticks(range(len(sources)), [_side(name) for name in sources], fontsize=7)
         ax.set_xlabel("decoder block")
-        ax.set_title(title, fontsize=10, loc="left")
-    figure.colorbar(image, ax=list(axes), shrink=0.8).ax.tick_params(labelsize=7)
+        ax.set_title(f"{title} (dot: p < .05)", fontsize=9, loc="left")
+    bar = figure.colorbar(image, ax=list(axes), shrink=0.8)
+    bar.set_label("Spearman's correlation", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
     return figure
 
 
@@ -132,7 +147,17 @@ def compare(table: pd.DataFrame) -> Figure:
     sizes.set_ylim(ax.get_ylim())
     sizes.set_yticks(places, [_size(found) for found in shown["difference"]], fontsize=8)
     sizes.tick_params(length=0)
+    left = table[~table.index.isin(table.dropna(subset=["low", "scale"]).index)]
+    if len(left):
+        named = ", ".join(f"{row.measure} ({row.targets})" for row in left.itertuples())
+        ax.set_title(fill(f"without a spread over tasks, and not drawn: {named}", 95), fontsize=7, loc="left")
     return figure
+
+
+def _side(name: str) -> str:
+    """A representation of the tower's side, such as "context/2", in words."""
+    kind, _, block = name.partition("/")
+    return SIDES.get(kind, kind) + (f", block {block}" if block else "")
 
 
 def _size(difference: float) -> str:

@@ -85,7 +85,7 @@ def plane(table: pd.DataFrame, *, short: Mapping[str, str] | None = None) -> Fig
             )  # fmt: skip
         ax.set_title(REPRESENTATIONS[kind], fontsize=10, loc="left")
         ax.set_xlabel(f"{own['share_x'].iloc[0]:.0%} of the variance", fontsize=8)
-        ax.set_ylabel(f"{own['share_y'].iloc[0]:.0%}", fontsize=8)
+        ax.set_ylabel(f"{own['share_y'].iloc[0]:.0%} of the variance", fontsize=8)
         ax.tick_params(labelsize=7)
     for ax in axes[len(kinds) :]:
         ax.remove()
@@ -103,7 +103,7 @@ def agreement(table: pd.DataFrame) -> Figure:
     """
     kinds = [name for name in REPRESENTATIONS if name in set(table["representation"])]
     labels = list(dict.fromkeys(table["label"]))
-    figure = Figure(figsize=(1.6 + 1.9 * len(labels), 3.6), layout="constrained")
+    figure = Figure(figsize=(3.6 + 1.7 * len(labels), 3.6), layout="constrained")
     ax = figure.subplots()
     width = 0.8 / len(kinds)
     for number, kind in enumerate(kinds):
@@ -114,11 +114,12 @@ def agreement(table: pd.DataFrame) -> Figure:
         ax.errorbar(x, own["ami"], yerr=error, fmt="none", ecolor="black", elinewidth=0.8)
         for place, high in zip(x, own["shuffled_high"], strict=True):
             ax.plot([place - width / 2, place + width / 2], [high, high], color="#888888", lw=1.2)
+    ax.plot([], [], color="#888888", lw=1.2, label="95 % of shuffled labels")
     ax.set_xticks(range(len(labels)), labels)
     ax.set_ylabel("adjusted mutual information")
     ax.grid(axis="y", **_GRID)
     ax.set_axisbelow(True)
-    ax.legend(frameon=False, fontsize=7)
+    ax.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 

@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 _GRID = {"color": "#E2E2E2", "linewidth": 0.6}
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222")
 _ANSWERS = {"held": "#009E73", "not held": "#D55E00", "not decidable": "#777777"}
-_MACRO, _FROZEN = "macro", "frozen"
+_MACRO, _FROZEN, _COVFT = "macro", "frozen", "covft"
+_DEFAULT_EXPERTS = 4
 NAMES = {
     "A": ("strategies", "Strategies"),
     "B": ("context", "What the router reads"),
@@ -126,7 +127,7 @@ def lines(table: pd.DataFrame, *, along: str) -> Figure:
     figure = Figure(figsize=(6.6, 3.8))
     figure.set_layout_engine("constrained")
     ax = figure.subplots()
-    arms = list(dict.fromkeys(table["arm"]))
+    arms = sorted(dict.fromkeys(table["arm"]), key=_experts)
     places = sorted(set(table[along]))
     colours = dict(zip([arm for arm in arms if arm != _FROZEN], _COLOURS * len(arms), strict=False))
     for number, arm in enumerate(arms):
@@ -134,7 +135,16 @@ def lines(table: pd.DataFrame, *, along: str) -> Figure:
         x = np.array([places.index(place) for place in here[along]]) + 0.05 * (number - len(arms) / 2)
         errors = [(here["accuracy"] - here["low"]).clip(lower=0), (here["high"] - here["accuracy"]).clip(lower=0)]
         colour, style = colours.get(arm, "#777777"), "--" if arm == _FROZEN else "-"
-        ax.errorbar(x, here["accuracy"], yerr=errors, fmt=f"o{style}", markersize=4, capsize=2, color=colour, label=arm)
+        ax.errorbar(
+            x,
+            here["accuracy"],
+            yerr=errors,
+            fmt=f"o{style}",
+            markersize=4,
+            capsize=2,
+            color=colour,
+            label=_labelled(arm, along),
+        )
     named = [f"{100 * place:g} %" if along == "fraction" else f"{place}" for place in places]
     ax.set_xticks(range(len(places)), named)
     ax.set_xlabel("share of the examples and steps" if along == "fraction" else "types of task in the mixture")
@@ -142,6 +152,17 @@ def lines(table: pd.DataFrame, *, along: str) -> Figure:
     ax.grid(axis="y", **_GRID)
     ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
+
+
+def _experts(arm: str) -> tuple[int, int]:
+    """Arms of CoVFT by their number of experts behind the frozen model; then the others, as they come."""
+    if not arm.startswith(_COVFT):
+        return (0 if arm == _FROZEN else 2), 0
+    return 1, int(arm.partition("num_experts=")[2] or _DEFAULT_EXPERTS)
+
+
+def _labelled(arm: str, along: str) -> str:
+    return f"{_COVFT} num_experts={_DEFAULT_EXPERTS}" if (arm, along) == (_COVFT, "types") else arm
 
 
 def costs(table: pd.DataFrame, *, reference: str = "vision_full") -> Figure:
@@ -164,6 +185,7 @@ def costs(table: pd.DataFrame, *, reference: str = "vision_full") -> Figure:
     for ax, (name, title) in zip(figure.subplots(1, 4, sharey=True), measures.items(), strict=True):
         ratio = by_arm[name] / by_arm.loc[base, name]
         ax.barh(range(len(by_arm)), ratio, color="#0072B2", height=0.65)
+        ax.set_axisbelow(True)
         ax.axvline(1, color="#444444", linewidth=0.8)
         ax.set_title(f"{title} / {base}", fontsize=8)
         ax.set_yticks(range(len(by_arm)), list(by_arm.index), fontsize=8)

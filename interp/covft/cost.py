@@ -42,10 +42,8 @@ class Cost:
 
 
 def kind_of(unit: Unit) -> str:
-    """What decides a unit's cost: its strategy and gradient surgery, or frozen."""
-    own = unit.cell.arm.training
-    surgery = f"+{own['surgery']}" if own.get("surgery") else ""
-    return f"{own['strategy']}{surgery}" if unit.trains else unit.cell.arm.name
+    """What decides a unit's cost: its strategy with its options and gradient surgery, or frozen."""
+    return unit.cell.arm.name
 
 
 def measure(work: StudyWork, units: Sequence[Unit]) -> dict[str, Cost]:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from experiments import context_and_vectors
 from figures import context_and_vectors as figures
+from interp.context_vectors.compare import Trained
 from interp.context_vectors.kept import asked_items
 from interp.models.base import load_model
 from interp.tasks.perception.datasets import test_data as scored_data
@@ -182,6 +183,25 @@ def test_adapters_of_unequal_dose_are_not_compared(
     refuses(context_and_vectors, [*given, "--out", tmp_path / "run"], "different doses", capsys, tmp_path / "run")
     given = ["--model", place.vlm, "--tasks", *TASKS[:3], "--compare", adapter]
     refuses(context_and_vectors, [*given, "--out", tmp_path / "run"], "are adapters of covft", capsys, tmp_path / "run")
+    twice = [*given, adapter, counterpart, "--out", tmp_path / "run"]
+    refuses(context_and_vectors, twice, "adapter 'covft mixture@0' is given 2 times", capsys, tmp_path / "run")
+    (other / "run.json").write_text("[]")
+    refuses(context_and_vectors, [*given, other], "has no run.json of a training", capsys, tmp_path / "run")
+
+
+def test_trained_task_is_known_by_its_abbreviation(counterpart: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(counterpart, other)
+    record = json.loads((other / "run.json").read_text())
+    for given, known in (
+        ("RD/yes_no", "relative_depth"),
+        ("RD", "relative_depth"),
+        ("counting", "counting"),
+        ("VS-RD", "VS-RD"),
+    ):
+        changed = record | {"config": record["config"] | {"task": given}}
+        (other / "run.json").write_text(json.dumps(changed))
+        assert Trained.read(other).task == known
 
 
 def test_a_block_whose_patch_reaches_no_answer_is_refused(

@@ -152,3 +152,12 @@ def test_bad_input_is_one_sentence(
     arguments: list[object], more: list[object], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     refuses(context_clusters, [*arguments, "--out", tmp_path / "run", *more], said, capsys, tmp_path / "run")
+
+
+def test_layer_without_contexts_is_refused_before_anything_is_read_and_leaves_the_folder_free(
+    arguments: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert run([*arguments, "--layer", 9, "--out", out]) == 2
+    assert "layer 9 has no contextual vectors; expected 1" in capsys.readouterr().err
+    assert {path.name for path in out.iterdir()} <= {".lock"}

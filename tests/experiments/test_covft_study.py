@@ -135,6 +135,13 @@ def test_rates_are_chosen_on_selection_items_and_used(
         (["--choose-rates", 0.1], "0.1: expected two or more"),
         (["--strategies", "lora", "nothing_known"], "there is no strategy 'nothing_known'"),
         (["--tasks", "RD", "RD"], "each once, not RD RD"),
+        (["--choose-rates", 0.1, "inf"], "0.1, inf: expected two or more"),
+        (["--strategies", "full+pcgard"], "there is no surgery 'pcgard'; expected none, pcgrad, cagrad"),
+        (["--table", "A", "--seeds"], "tables A with seeds none: expected one or more of each"),
+        (["--seeds", -1], "tables A with seeds -1: expected"),
+        (["--learning-rate", "inf"], "the learning rate is a number above 0, not inf"),
+        (["--threads", 0], "threads are at least 1, and were given as 0"),
+        (["--table", "G", "--fractions", 1, 0.5], "a share of 0.5 of 2 steps is the first step alone"),
         (["--tasks", "counting_sheep"], "There is no perception task"),
     ],
 )

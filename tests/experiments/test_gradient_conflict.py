@@ -132,6 +132,10 @@ def test_killed_run_continues_to_the_same_tables(finished: Path, arguments: list
         (["--points", 0.2], "learning rate is 0"),
         (["--micro-batches", 1], "expected at least 2 of 1"),
         (["--pair", "counting", "counting"], "two tasks"),
+        (["--points", 0, 0], "points 0 0 .*: expected each once"),
+        (["--pair", "counting", "RD", "--pair-seeds", 0, 0, 1], "pair seeds 0 0 1: expected each once"),
+        (["--seed", -1], "seeds are 0 or more, not -1"),
+        (["--draws", 0], "4 steps and 0 draws: expected at least 1"),
         (["--layers", 7], "layer 7 of the tower"),
     ],
 )

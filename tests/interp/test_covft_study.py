@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from interp.covft import expectations, rates
+from figures.covft_study import all_figures
+from interp.covft import expectations, overhead, rates
 from interp.covft.arms import FULL, QUESTIONS, Cell, Plan, covft, lora, make_plan, plain_arm
 from interp.covft.expectations import EXPECTATIONS, Term, answer, answered, contrast
 from interp.covft.options import StudyOptions
@@ -159,12 +160,20 @@ def test_arms_train_at_the_rate_of_their_strategy_unless_they_have_their_own() -
 @pytest.mark.parametrize(
     ("written", "said"),
     [('{"covft": 0}', "the learning rate 0; expected"), ('{"covfft": 1}', "no strategy 'covfft'"), ("[1]", "a list"),
-     ("{", "cannot be read")],
+     ("{", "cannot be read"), ('{"covft": Infinity}', "the learning rate inf; expected"),
+     ('{"covft num_expert=1": 1}', "has no option 'num_expert'"), ('{"vision_full+pcgrd": 1}', "no surgery 'pcgrd'")],
 )  # fmt: skip
 def test_files_of_rates_that_are_none_are_refused(tmp_path: Path, written: str, said: str) -> None:
     (tmp_path / "rates.json").write_text(written)
     with pytest.raises(CrosstaskError, match=said):
         rates.read_rates(tmp_path / "rates.json")
+
+
+@pytest.mark.parametrize("written", ["", "strategy,n\ncovft,3\n"])
+def test_damaged_file_of_earlier_trials_is_refused_before_new_ones(tmp_path: Path, written: str) -> None:
+    (tmp_path / "rates.csv").write_text(written)
+    with pytest.raises(CrosstaskError, match=r"rates.csv .*: delete it to have it written from new trials"):
+        rates.check_earlier(tmp_path / "rates.csv")
 
 
 def test_rates_may_be_of_an_arm_with_its_options(tmp_path: Path) -> None:
@@ -301,6 +310,40 @@ def test_requests_of_the_same_tasks_are_one_table(tmp_path: Path) -> None:
     assert len(requests) == 2
     assert tables["arms"].set_index("arm")["seeds"].to_dict() == {"frozen": 0, "covft": 2, FULL: 1}
     assert set(tables["comparisons"].query("reference == 'covft'")["seeds"]) == {1}
+
+
+def test_reference_of_a_table_is_covft_in_whatever_order_it_was_asked_for(tmp_path: Path) -> None:
+    for place, asked in enumerate([("covft", FULL), (FULL, "vision_freeze")][::step] for step in (1, -1)):
+        requests: list[Request] = []
+        for strategies in asked:
+            results, requests = study(tmp_path / str(place), MadeUp(), plan("A", strategies=strategies))
+        compared = make_tables(results, requests)["comparisons"].query("reference != 'frozen'")
+        assert set(compared["reference"]) == {"covft"}
+        assert set(compared["arm"]) == {FULL, "vision_freeze"}
+
+
+def test_a_single_arm_is_drawn_beside_the_frozen_model(tmp_path: Path) -> None:
+    results, requests = study(tmp_path, MadeUp(), plan("A", strategies=("vision_freeze",)))
+    tables = {**make_tables(results, requests), "expectations": answered(results, requests)}
+    _, caption = all_figures(tables)["strategies"]
+    assert "accuracy minus that of frozen" in caption
+
+
+def test_costs_that_were_measured_by_several_commands_are_one_table(tmp_path: Path) -> None:
+    first, second = (plan("E", strategies=names) for names in (("covft", FULL), ("vpt", FULL)))
+    with Run.open(overhead.folder_of(tmp_path, first), {}) as run:
+        for name in ("covft", FULL, "vpt"):
+            run.record((name, 0), {"step_seconds": 1.0})
+    found = overhead.read_all(tmp_path, [first, second])
+    assert sorted(found["arm"]) == ["covft", FULL, "vpt"]
+
+
+def test_damaged_request_is_one_sentence(tmp_path: Path) -> None:
+    study(tmp_path, MadeUp(), plan("A", strategies=("covft",)))
+    (path,) = (tmp_path / "requests").glob("*.json")
+    path.write_text("{")
+    with pytest.raises(CrosstaskError, match=r"A-.*json cannot be read .*: delete it, and run its command again"):
+        read_requests(tmp_path)
 
 
 def test_costs_are_relative_and_paired_by_repeat() -> None:
