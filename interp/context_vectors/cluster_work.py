@@ -139,7 +139,7 @@ def collect(work: ClusterWork) -> Found:
             vectors[name], labels, settings.clusters, groups=groups, shuffles=settings.shuffles, seed=settings.seed
         )
         clustered[name] = whole
-        rows += [_agreement_row(name, kind, one, whole, settings) for kind, one in found.items()]
+        rows += [_agreement_row(name, kind, one, whole) for kind, one in found.items()]
         places, shares = principal_plane(vectors[name])
         planes.append(
             known[["item", "task", "form", "wording"]].assign(
@@ -162,13 +162,11 @@ def collect(work: ClusterWork) -> Found:
     return Found(tables, _sentences(settings, layer, tables, vectors["routing"]), layer)
 
 
-def _agreement_row(
-    name: str, kind: str, one: Agreement, whole: Clustered, settings: ClusterSettings
-) -> dict[str, object]:
+def _agreement_row(name: str, kind: str, one: Agreement, whole: Clustered) -> dict[str, object]:
     return {
         "representation": name,
         "label": kind,
-        "clusters": settings.clusters,
+        "clusters": len(set(whole.labels.tolist())),
         "n": len(whole.labels),
         "ami": one.ami.value,
         "low": one.ami.low,

@@ -15,6 +15,7 @@ much of that any router would give is the null: random W', scaled so that the lo
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -68,7 +69,7 @@ class Agreement:
 
 
 def cluster(vectors: Float[np.ndarray, "N D"], k: int, *, seed: int = 0) -> Clustered:
-    """k-means by Lloyd's algorithm, the best of ten starts.
+    """k-means by Lloyd's algorithm, the best of ten starts; vectors of which fewer than k differ have fewer clusters.
 
     Args:
         vectors: as they are; no scaling.
@@ -79,6 +80,7 @@ def cluster(vectors: Float[np.ndarray, "N D"], k: int, *, seed: int = 0) -> Clus
         CrosstaskError: there are not more vectors than clusters, or they are not finite, or all alike.
     """
     from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
     given = np.asarray(vectors, dtype=np.float64)
@@ -87,7 +89,10 @@ def cluster(vectors: Float[np.ndarray, "N D"], k: int, *, seed: int = 0) -> Clus
     total = float(np.square(given - given.mean(0)).sum())
     if not np.isfinite(given).all() or total <= 1e-12 * max(1.0, float(np.square(given).sum())):
         raise CrosstaskError("the vectors are all alike, or not finite, so they have no clusters")
-    with threadpool_limits(1):
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", ConvergenceWarning
+        )  # fewer clusters where fewer vectors differ, as the labels say
         fitted = KMeans(k, n_init=10, random_state=seed).fit(given)
     apart = np.linalg.norm(given - fitted.cluster_centers_[fitted.labels_], axis=1)
     return Clustered(fitted.labels_, fitted.cluster_centers_, apart, float(fitted.inertia_) / total)

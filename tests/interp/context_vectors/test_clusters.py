@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -89,3 +91,10 @@ def test_impossible_numbers_of_clusters_are_refused(k: int) -> None:
 def test_vectors_that_are_all_alike_have_no_clusters() -> None:
     with pytest.raises(CrosstaskError, match="all alike"):
         cluster(np.ones((10, 3)), 2)
+
+
+def test_vectors_of_which_fewer_differ_have_fewer_clusters_without_a_warning() -> None:
+    given = np.repeat(np.eye(3)[:2], 5, axis=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(set(cluster(given, 4).labels.tolist())) == 2
