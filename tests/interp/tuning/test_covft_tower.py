@@ -308,3 +308,12 @@ def test_images_and_videos_do_not_share_a_context() -> None:
             tower(pixels, grid_thw=grid)
             with pytest.raises(CrosstaskError, match="encodes videos with a context that it has read for images"):
                 tower(video[0], grid_thw=video[1])
+
+
+def test_threads_of_data_parallel_are_refused() -> None:
+    model = tiny_llava()
+    with covft(model) as found:
+        inputs = batch(model, ASKED, reads=found)
+        replica = model.module.get_encoder(modality="image")._replicate_for_data_parallel()
+        with found.context(inputs), pytest.raises(CrosstaskError, match="one process for each card"):
+            replica(inputs["pixel_values"])

@@ -123,7 +123,16 @@ class TowerPasses:
             self._now.pop()
 
     def enter(self, tower: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> None:
-        """Hook before the tower's forward."""
+        """Hook before the tower's forward.
+
+        Raises:
+            CrosstaskError: there is no context, or one for another number of images, or threads would share it.
+        """
+        if getattr(tower, "_is_replica", False):
+            raise CrosstaskError(
+                "the vision tower was called under DataParallel, whose threads would share one context: start one "
+                "process for each card, as torch.distributed.run does"
+            )
         named = _named(tower, args, given)
         grid = named.get("grid_thw")
         if grid is not None:
