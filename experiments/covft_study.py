@@ -326,7 +326,7 @@ def _foretell(
     """Units, hours and disk."""
     from interp.covft.cost import estimate, measure
 
-    console.print("Timing a few steps and items of each strategy ...")
+    console.print("Timing a few steps and items of each arm ...")
     costs = measure(work, units)
     for kind, cost in costs.items():
         console.print(f"{kind}: {cost.step:.2f} s a step, {cost.item:.3f} s an item", markup=False)

@@ -158,7 +158,7 @@ def _experts(arm: str) -> tuple[int, int]:
     """Arms of CoVFT by their number of experts behind the frozen model; then the others, as they come."""
     if not arm.startswith(_COVFT):
         return (0 if arm == _FROZEN else 2), 0
-    return 1, int(arm.partition("num_experts=")[2] or _DEFAULT_EXPERTS)
+    return 1, int(arm.partition("num_experts=")[2].partition(" ")[0] or _DEFAULT_EXPERTS)
 
 
 def _labelled(arm: str, along: str) -> str:

@@ -59,9 +59,9 @@ def disk_errors(folder: Path, *, remedy: str = REMEDY) -> Iterator[None]:
         code = getattr(error, "errno", None)
         if code in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
             raise CrosstaskError(f"No space is left on the disk of {folder}: {remedy}.") from error
-        if folder.exists() and not folder.is_dir():
+        if os.path.exists(folder) and not os.path.isdir(folder):  # Path's would raise where it may not look
             raise CrosstaskError(f"{folder} is a file, and a folder is expected: name another.") from error
-        if code == errno.ENOENT and not folder.is_dir():
+        if code == errno.ENOENT and not os.path.isdir(folder):
             raise CrosstaskError(f"The folder {folder} cannot be made ({error}): {remedy}.") from error
         if code in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
             raise CrosstaskError(f"The folder {folder} cannot be written ({error}): {remedy}.") from error

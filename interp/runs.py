@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CONFIG, ENVIRONMENT, JOURNAL, LOCK = "config.json", "environment.json", "journal.jsonl", ".lock"
-_EMPTY = {CONFIG, ENVIRONMENT, LOCK}
-"""What is in the folder of a run of which nothing is done."""
 _REMEDY = "make room or permission there and run the same command again, which continues where this run stopped"
 
 
@@ -98,10 +96,14 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close; a run that an error ended before anything was done leaves the folder to other settings."""
-        if kind is not None and self._new and {path.name for path in self.folder.iterdir()} <= _EMPTY:
-            for name in (CONFIG, ENVIRONMENT):
-                (self.folder / name).unlink(missing_ok=True)
-        self.close()
+        try:
+            if kind is not None and self._new and _is_empty(self.folder):
+                for name in (CONFIG, ENVIRONMENT):
+                    (self.folder / name).unlink(missing_ok=True)
+        except OSError:
+            pass  # the block's own error says more
+        finally:
+            self.close()
 
     # Finished units of work
 
@@ -275,9 +277,20 @@ def hold_to_config(folder: Path, config: Mapping[str, Any]) -> None:
     Raises:
         CrosstaskError: with what differs.
     """
-    path = folder / CONFIG
-    if path.exists() and _read_json(path) != json.loads(json.dumps(config)):
+    try:
+        found = _read_json(folder / CONFIG)
+    except CrosstaskError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return  # none yet, or a run that ended before anything was done has just taken it away
+        raise
+    if found != json.loads(json.dumps(config)):
         Run.open(folder, config).close()  # says what differs
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether nothing is done of a run, nor of runs below it that have let go of their folders."""
+    found = {path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()}
+    return all(path.name == LOCK or path in (Path(CONFIG), Path(ENVIRONMENT)) for path in found)
 
 
 def _locked(folder: Path) -> filelock.BaseFileLock:

@@ -123,12 +123,12 @@ def bootstrap_mean(
     means = group_means(np.asarray(values, dtype=float), groups)
     value = float(means.mean())
     if np.ptp(means) == 0:  # nothing varies, and SciPy would answer with NaN and a warning
-        return _interval(value, value, value)
+        return _interval(value, value, value, of=means)
     found = bootstrap(
         (means,), np.mean, confidence_level=confidence, n_resamples=_BOOTSTRAP_RESAMPLES, method="percentile",
         rng=np.random.default_rng(seed), batch=500,
     )  # fmt: skip
-    return _interval(value, found.confidence_interval.low, found.confidence_interval.high)
+    return _interval(value, found.confidence_interval.low, found.confidence_interval.high, of=means)
 
 
 def bootstrap_means(
@@ -190,7 +190,7 @@ def bootstrap_crossed(
     cells = _crossed(values, tasks, items, seeds)
     value = float(np.mean([cell.mean() for _, cell in cells]))
     if all(np.ptp(cell) == 0 for _, cell in cells):
-        return _interval(value, value, value)
+        return _interval(value, value, value, of=np.asarray(values, dtype=float))
     draws = {names: index for index, names in enumerate(dict.fromkeys(names for names, _ in cells))}
     n_seeds = cells[0][1].shape[1]
     of_seeds = _weights(n_seeds, seed, -1)
@@ -199,7 +199,7 @@ def bootstrap_crossed(
         axis=0,
     )
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return _interval(value, low, high)
+    return _interval(value, low, high, of=np.asarray(values, dtype=float))
 
 
 def bootstrap_two_way(
@@ -233,7 +233,7 @@ def bootstrap_two_way(
     cells, means = list(dict.fromkeys(places)), group_means(np.asarray(values, dtype=float), places)
     value = float(means.mean())
     if np.ptp(means) == 0:
-        return _interval(value, value, value)
+        return _interval(value, value, value, of=means)
     drawn = np.ones((_BOOTSTRAP_RESAMPLES, len(cells)))
     for axis in (0, 1):
         names = {name: index for index, name in enumerate(dict.fromkeys(cell[axis] for cell in cells))}
@@ -241,7 +241,7 @@ def bootstrap_two_way(
     total = drawn.sum(1)
     resampled = (drawn @ means)[total > 0] / total[total > 0]  # rows may be drawn that have no cell in any column drawn
     low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return _interval(value, low, high)
+    return _interval(value, low, high, of=means)
 
 
 def compare_crossed(
@@ -335,9 +335,11 @@ def _crossed(
     return crossed
 
 
-def _interval(value: float, low: float, high: float) -> Interval:
-    """With zeros where rounding leaves 1e-17 or so, whose sign would decide whether zero is in the interval."""
-    return Interval(*(0.0 if abs(bound) < _ROUNDING else float(bound) for bound in (value, low, high)))
+def _interval(value: float, low: float, high: float, *, of: Float[np.ndarray, " *n"]) -> Interval:
+    """With zeros where rounding leaves less than 1e-12 of the largest of the values that it is of, whose sign would
+    decide whether zero is in the interval."""
+    least = _ROUNDING * float(np.abs(of).max())
+    return Interval(*(0.0 if abs(bound) < least else float(bound) for bound in (value, low, high)))
 
 
 @cache

@@ -88,7 +88,7 @@ class Trained:
         try:
             record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
             dose = (*(record[name] for name in DOSE), record["data"]["sha256"])
-            task = record["config"]["task"]
+            task = str(record["config"]["task"])
             with contextlib.suppress(CrosstaskError):  # a mixture has a label of its own
                 task = canonical(task)
             return cls(folder, record["strategy"], task_of(task), record["config"]["seed"], dose)

@@ -110,7 +110,7 @@ def check_arm(name: str) -> None:
     from interp.tuning.config import TuneConfig
     from interp.tuning.strategies.options import given_options
 
-    head, *options = name.split()
+    head, *options = name.split() or [name]
     TuneConfig("RD", **{"options": given_options(tuple(options)), **plain_arm(head).training})
 
 

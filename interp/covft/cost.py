@@ -1,9 +1,8 @@
 """How long a study takes, foretold from a few steps and items of the real model.
 
-    hours = sum over units left  steps * s_step(strategy)  +  tasks * items * s_item(strategy)
+    hours = sum over units left  steps * s_step(arm)  +  tasks * items * s_item(arm)
 
-One arm of each strategy (and kind of gradient surgery) is trained for a few steps and evaluated on a few items; the
-others of the strategy are taken to be like it.
+Each arm is trained for a few steps and evaluated on a few items; its mixtures, shares and seeds are taken to be alike.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ STEPS, ITEMS = 3, 6
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a strategy.
+    """Of an arm.
 
     Attributes:
         step: seconds of an optimiser step.

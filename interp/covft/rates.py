@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -172,6 +173,6 @@ def read_rates(path: Path) -> dict[str, float]:
         raise CrosstaskError(f"{path} holds a {type(given).__name__}; expected an object of strategy: learning rate")
     for name, rate in given.items():
         check_arm(name)
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate <= sys.float_info.max:
             raise CrosstaskError(f"{path} gives {name!r} the learning rate {rate!r}; expected a number above zero")
     return {name: float(rate) for name, rate in given.items()}

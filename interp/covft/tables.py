@@ -129,7 +129,7 @@ def merged(requests: Sequence[Request]) -> list[tuple[Plan, tuple[int, ...]]]:
         cells = {(c.arm.name, c.mixture, c.fraction): c for request in some for c in request.plan.cells}
         seeds = tuple(sorted({seed for request in some for seed in request.seeds}))
         references = [request.plan.reference for request in some]
-        reference = COVFT if COVFT in references else references[0]  # whatever is asked later, and in which order
+        reference = COVFT if COVFT in references else min(references)  # in whatever order it was asked for
         tables.append((Plan(table, reference, tuple(cells.values())), seeds))
     return tables
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -285,8 +286,13 @@ def _file_sha256(file: Path) -> str:
 
 def state_fingerprint(module: PreTrainedModel) -> str:
     """sha256 over names, shapes and bytes of the state dict."""
+    return tensors_fingerprint(module.state_dict())
+
+
+def tensors_fingerprint(state: Mapping[str, Tensor]) -> str:
+    """sha256 over names, shapes and bytes of tensors."""
     total = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(state.items()):
         total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()

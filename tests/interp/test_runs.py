@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from safetensors import safe_open
 
 from interp.environment import describe_environment
 from interp.errors import CrosstaskError
-from interp.runs import Run, read_journal
+from interp.runs import Run, hold_to_config, read_journal
 
 CONFIG = {"model": "bundled", "shots": 5, "tasks": ("country-capital", "food-color"), "template": {"separator": "\n\n"}}
 
@@ -299,3 +300,43 @@ def test_run_is_not_continued_with_other_weights(folder):
     Run.open(folder, CONFIG, models={"bundled": "a" * 64}).close()
     with Run.open(folder, CONFIG) as run, pytest.raises(CrosstaskError, match="weights aaaaaaaaaaaa of 'bundled'"):
         run.record_models({"bundled": "b" * 64})
+
+
+def test_error_of_the_block_is_told_though_the_folder_is_gone(folder):
+    with pytest.raises(ValueError, match="the real one"), Run.open(folder, CONFIG):
+        fail_without(folder)
+    with Run.open(folder, CONFIG) as run:  # and its lock is free
+        assert len(run) == 0
+
+
+def fail_without(folder: Path) -> None:
+    shutil.rmtree(folder)
+    raise ValueError("the real one")
+
+
+def test_run_lets_go_of_its_folder_though_one_below_it_did_so_before(folder):
+    def fail(below: Path) -> None:
+        with Run.open(below, {"training": 1}):
+            raise ValueError("refused")
+
+    with pytest.raises(ValueError, match="refused"), Run.open(folder, CONFIG):
+        fail(folder / "run")
+    Run.open(folder, {**CONFIG, "shots": 9}).close()
+
+
+def test_folder_without_a_configuration_may_be_of_any(folder):
+    hold_to_config(folder, CONFIG)
+    Run.open(folder, CONFIG).close()
+    hold_to_config(folder, CONFIG)
+    with pytest.raises(CrosstaskError, match="another configuration"):
+        hold_to_config(folder, {**CONFIG, "shots": 9})
+
+
+def test_folder_below_one_that_may_not_be_looked_into_is_an_error(folder, monkeypatch):
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    for name in ("mkdir", "exists", "is_dir"):
+        monkeypatch.setattr(Path, name, refused)
+    with pytest.raises(CrosstaskError, match="cannot be written"):
+        Run.open(folder, CONFIG)

@@ -239,3 +239,12 @@ def test_holm_is_the_step_down_rule():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+def test_bounds_that_rounding_left_are_zero_and_small_values_stay():
+    noisy = [0.1, 0.2, -0.3] * 2  # whose mean comes out as 9e-18
+    found = bootstrap_crossed(noisy, tasks=["t"] * 6, items=list("aabbcc"), seeds=[0, 1] * 3)
+    assert found.value == 0.0
+    small = bootstrap_mean([1e-13, 3e-13, 2e-13])
+    assert small.value == pytest.approx(2e-13)
+    assert small.low > 0

@@ -190,7 +190,7 @@ class VisionStrategy(Strategy):
             "fingerprint": self.model.fingerprint,
             **self.beside(),
         }
-        noted = {"format": "pt", SETTINGS: _digest(written)}
+        noted = {SETTINGS: _digest(written)}  # of several entries safetensors would draw the order
         with atomic_file(folder / VISION_WEIGHTS) as draft:
             save_file({name: t.detach().cpu().contiguous() for name, t in state.items()}, draft, noted)
         with atomic_file(folder / VISION_CONFIG) as draft:
@@ -307,6 +307,8 @@ def _read(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
             noted = (file.metadata() or {}).get(SETTINGS)
     except (OSError, ValueError, SafetensorError) as error:
         raise CrosstaskError(f"adapter {name!r} in {str(folder)!r} cannot be read ({error})") from error
+    if not isinstance(written, dict):
+        raise CrosstaskError(f"{VISION_CONFIG} of adapter {name!r} holds {written!r:.80}; expected a JSON object")
     for key, (said, kind) in WRITTEN.items():
         fits = isinstance(written.get(key), kind)
         if not fits or (key == "targets" and not all(isinstance(one, str) for one in written[key])):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from interp.errors import CrosstaskError
 from interp.tuning.strategies.covft.context import Residual, context_extractor
 from interp.tuning.strategies.covft.mixture import Mixture
 from interp.tuning.strategies.covft.options import CoVFTOptions
@@ -122,3 +123,20 @@ def test_joined_context_is_the_mean_of_the_tokens_that_are_there_and_the_text() 
         found = extractor(tokens[0][None], text[:1], mask)
         expected = torch.cat([extractor.image_block(tokens[0][:2]).mean(0), extractor.text_block(text[0])])
     torch.testing.assert_close(found[0], expected)
+
+
+def test_hidden_layer_of_no_width_is_refused() -> None:
+    with pytest.raises(CrosstaskError, match="option res_mult of covft leaves no hidden layer to a residual block of width 6"):
+        context_extractor(WIDTH, TEXT, CoVFTOptions(res_mult=0.01, text="hashing"))
+
+
+def test_balance_is_that_of_the_first_run_of_a_pass() -> None:
+    found, passes = mixture(balance=1.0)
+    found.train()
+    tokens, text = images()
+    one = Pass(3, text, torch.tensor(COUNTS))
+    with passes.given(one):
+        found(torch.cat(tokens))
+        assert found.take_balance() is not None
+        found(torch.cat(tokens))  # as checkpointing does in the backward pass
+        assert found.take_balance() is None

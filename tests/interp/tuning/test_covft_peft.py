@@ -117,3 +117,37 @@ def test_tuner_takes_its_width_from_the_blocks() -> None:
         wrapped = tuned(model)
         with wrapped.base_model.slot.given(context):
             torch.testing.assert_close(wrapped(**bare).logits, before)
+
+
+def test_tuner_goes_on_again_after_it_came_off() -> None:
+    model = tiny_llava()
+    bare = {name: t for name, t in batch(model, ASKED).items() if name != "labels"}
+    context = context_of(context_inputs(HashingEncoder(), [question for question, _ in ASKED], [0, 0, 1]))
+    with torch.no_grad():
+        before = model.module(**bare).logits
+        tuned(model).unload()
+        wrapped = tuned(model)
+        with wrapped.base_model.slot.given(context):
+            torch.testing.assert_close(wrapped(**bare).logits, before)
+
+
+def test_adapters_may_stand_in_different_blocks() -> None:
+    model = tiny_llava()
+    bare = {name: t for name, t in batch(model, ASKED).items() if name != "labels"}
+    context = context_of(context_inputs(HashingEncoder(), [question for question, _ in ASKED], [0, 0, 1]))
+    register_with_peft()
+    first, second = (covft_peft_config(model, CoVFTOptions(text="hashing", layers=n), text_width=32) for n in "01")
+    with torch.no_grad():
+        before = model.module(**bare).logits
+        wrapped = get_peft_model(model.module, first)
+        wrapped.add_adapter("other", second)
+        part_experts_of(wrapped)
+        with wrapped.base_model.slot.given(context):
+            one = wrapped(**bare).logits
+            wrapped.set_adapter("other")
+            assert torch.equal(wrapped(**bare).logits, before)
+            part_experts_of(wrapped)
+            other = wrapped(**bare).logits
+        assert not torch.allclose(one, before)
+        assert not torch.allclose(other, before)
+        assert not torch.allclose(one, other)

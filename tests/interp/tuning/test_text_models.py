@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import BertConfig, BertForMaskedLM, BertModel, PreTrainedTokenizerFast
 
 from interp.errors import CrosstaskError
 from interp.tuning.text_models import TransformerEncoder, hub_encoder
@@ -77,3 +77,26 @@ def test_long_questions_are_read_up_to_512_tokens(bert: Path) -> None:
 def test_encoder_that_is_nowhere_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(CrosstaskError, match=r"there is no text encoder '.*nowhere' .*expected minilm, hashing, or"):
         hub_encoder(str(tmp_path / "nowhere"))
+
+
+def test_encoder_whose_files_lack_a_pooler_is_the_same_at_every_load_and_draws_no_lots(bert: Path) -> None:
+    torch.manual_seed(0)
+    BertForMaskedLM(drawn(0).config).save_pretrained(bert)
+    state = torch.random.get_rng_state()
+    one, other = hub_encoder(str(bert)), hub_encoder(str(bert))
+    assert one.fingerprint == other.fingerprint
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_encoder_with_another_vocabulary_is_another(bert: Path) -> None:
+    before = hub_encoder(str(bert)).fingerprint
+    path = bert / "tokenizer.json"
+    path.write_text(path.read_text().replace('"moon"', '"sun"'))
+    assert hub_encoder(str(bert)).fingerprint != before
+
+
+def test_encoder_with_few_positions_reads_as_many_tokens(bert: Path) -> None:
+    torch.manual_seed(0)
+    config = BertConfig(**drawn(0).config.to_dict() | {"max_position_embeddings": 64})
+    BertModel(config).save_pretrained(bert)
+    assert hub_encoder(str(bert)).encode(["dots " * 200]).shape == (1, 16)

@@ -383,3 +383,15 @@ def test_model_without_a_tower_is_refused() -> None:
 def test_bad_option_is_refused(name: str, options: dict[str, int]) -> None:
     with pytest.raises(CrosstaskError, match=f"{next(iter(options))}.* is at least"):
         config(name, **options)
+
+
+def test_equal_weights_are_equal_files(tmp_path: Path) -> None:
+    with at_work(tiny(), "vision_freeze") as found:
+        files = [saved(tmp_path / str(n), found) / "vision_model.safetensors" for n in range(8)]
+    assert len({file.read_bytes() for file in files}) == 1
+
+
+@pytest.mark.parametrize("alpha", [0.0, -1.0, float("inf")])
+def test_scale_of_the_towers_update_is_above_zero(alpha: float) -> None:
+    with pytest.raises(CrosstaskError, match=f"alpha of vision_lora is a number above 0, and was given as {alpha}"):
+        config("vision_lora", alpha=alpha)

@@ -86,7 +86,7 @@ class CoVFTLayer(nn.Module, peft.tuners.tuners_utils.BaseTunerLayer):
         if self.disable_adapters or not self.active_adapters:
             return self.base_layer(u)
         (name,) = self.active_adapters
-        return self.covft_mixtures[name](u)
+        return self.covft_mixtures[name](u) if name in self.covft_mixtures else self.base_layer(u)
 
 
 class CoVFTModel(peft.tuners.tuners_utils.BaseTuner):
@@ -133,12 +133,16 @@ class CoVFTModel(peft.tuners.tuners_utils.BaseTuner):
         return self._passes
 
     def _enter(self, tower: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> None:
-        layer = next((part for part in self.model.modules() if isinstance(part, CoVFTLayer)), None)
-        if layer is None or layer.disable_adapters or not layer.active_adapters:
-            return  # the base model asks no question
-        (name,) = layer.active_adapters
-        self._passes.slot = self.slot if layer.covft_mixtures[name].options.reads_text else None  # type: ignore[union-attr]
-        self._passes.enter(tower, args, given)
+        at_work = [
+            part.covft_mixtures[name]
+            for part in self.model.modules()
+            if isinstance(part, CoVFTLayer) and part._passes is self._passes and not part.disable_adapters
+            for name in part.active_adapters
+            if name in part.covft_mixtures
+        ]
+        if at_work:  # the base model asks no question
+            self._passes.slot = self.slot if at_work[0].options.reads_text else None  # type: ignore[union-attr]
+            self._passes.enter(tower, args, given)
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         """Experts are copies in the tower's own type, and stay so."""
