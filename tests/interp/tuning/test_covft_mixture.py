@@ -126,7 +126,7 @@ def test_joined_context_is_the_mean_of_the_tokens_that_are_there_and_the_text() 
 
 
 def test_hidden_layer_of_no_width_is_refused() -> None:
-    with pytest.raises(CrosstaskError, match="option res_mult of covft leaves no hidden layer to .* of width 6"):
+    with pytest.raises(CrosstaskError, match=r"option res_mult of covft leaves no hidden layer to .* of width 6"):
         context_extractor(WIDTH, TEXT, CoVFTOptions(res_mult=0.01, text="hashing"))
 
 
