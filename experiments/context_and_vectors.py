@@ -84,7 +84,7 @@ def _joint(arguments: Arguments, adapter: Path) -> None:
     from figures import context_and_vectors as figures
     from interp.context_vectors.joint_settings import JointSettings
     from interp.context_vectors.joint_work import NOTES, JointWork, collect
-    from interp.context_vectors.kept import adapter_fingerprint, results_folder
+    from interp.context_vectors.kept import adapter_fingerprint, check_seed, results_folder
     from interp.models.bundled.stem_memory import ROOMY_BYTES, StemMemory, remembered
     from interp.runs import Run
     from interp.tuning.adapters import check_base, trained_limits
@@ -92,6 +92,7 @@ def _joint(arguments: Arguments, adapter: Path) -> None:
 
     console = Console(soft_wrap=True)
     settings = JointSettings(**_given(arguments, JointSettings) | {"adapter": adapter_fingerprint(adapter)})
+    check_seed(adapter, settings.seed)
     limits = trained_limits({"covft": adapter})
     console.print(f"Loading {settings.model} ...")
     model = common.model_loader(arguments.loading, main=settings.model)(settings.model)
@@ -126,7 +127,7 @@ def _compare(arguments: Arguments) -> None:
 
     from figures import context_and_vectors as figures
     from interp.context_vectors.compare import CompareSettings, CompareWork, compare_tables, paired
-    from interp.context_vectors.kept import adapter_fingerprint, results_folder
+    from interp.context_vectors.kept import adapter_fingerprint, check_seed, results_folder
     from interp.models.bundled.stem_memory import ROOMY_BYTES, StemMemory, remembered
     from interp.runs import Run
     from interp.tuning.adapters import check_base, trained_limits
@@ -137,6 +138,8 @@ def _compare(arguments: Arguments) -> None:
     adapters = {one.label: one.folder for pair in pairs for one in pair}
     fingerprints = {label: adapter_fingerprint(folder) for label, folder in adapters.items()}
     settings = CompareSettings(**_given(arguments, CompareSettings) | {"adapters": fingerprints})
+    for folder in adapters.values():
+        check_seed(folder, settings.seed)
     limits = trained_limits(adapters)
     console.print(f"Loading {settings.model} ...")
     model = common.model_loader(arguments.loading, main=settings.model)(settings.model)

@@ -356,7 +356,7 @@ def _write(folder: Path, settings: "StudySettings", console: "Console") -> None:
         tables |= {"overhead": costs, "costs": overhead.summary(costs)}
     if any(request.counts for request in requests):
         tables["parameters"] = parameter_table(requests)
-    tables["expectations"] = answered(results, requests, costs)
+    tables["expectations"] = answered(results, requests)
     notes = {
         "expectations": "Stated before measuring (interp/covft/expectations.py). Held: the whole interval of the "
         "contrast is above zero; not held: below zero; not decidable: it holds zero, or there is one seed alone.",

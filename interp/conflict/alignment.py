@@ -106,7 +106,7 @@ def _ways(
 
 def _to_rest(gram: Float[np.ndarray, "n n"], groups: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """Cosine of each gradient with the sum of those of other groups: <g_i, T - T_g> / |g_i| |T - T_g|."""
-    alone = len(np.unique(groups)) == len(groups)
+    alone = np.array_equal(groups, np.arange(len(gram)))
     to_groups = gram if alone else gram @ np.eye(groups.max() + 1)[groups]  # <g_i, T_g>
     sums = gram if alone else np.eye(groups.max() + 1)[groups].T @ to_groups  # <T_g, T_h>
     own = to_groups[np.arange(len(gram)), groups]

@@ -115,6 +115,12 @@ class ConflictSettings:
             )
         if min((self.seed, self.train_seed, *self.pair_seeds)) < 0:
             raise CrosstaskError(f"seeds are 0 or more, not {min((self.seed, self.train_seed, *self.pair_seeds))}")
+        trained = {self.train_seed, *(self.pair_seeds if self.pair else ())}
+        if self.seed in trained:
+            raise CrosstaskError(
+                f"seed {self.seed} draws the micro-batches and is one that trainings draw with; expected another than "
+                f"{', '.join(map(str, sorted(trained)))}, so that micro-batches are of items that no training has seen"
+            )
         if min(self.steps, self.draws) < 1:
             raise CrosstaskError(f"{self.steps} steps and {self.draws} draws: expected at least 1 of each")
         if wrong := [point for point in self.points if not 0 <= point <= 1]:

@@ -156,7 +156,7 @@ def collect(work: ClusterWork) -> Found:
         "clusterings": _clusterings(clustered),
         "composition": _composition(clustered["context"], known),
         "nearest": _nearest(clustered["context"], known, settings.nearest),
-        "routing": _routing(vectors, settings),
+        "routing": _routing(vectors, groups, settings),
         "projection": pd.concat(planes, ignore_index=True),
     }
     return Found(tables, _sentences(settings, layer, tables, vectors["routing"]), layer)
@@ -211,12 +211,14 @@ def _nearest(whole: Clustered, known: pd.DataFrame, n: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def _routing(vectors: Mapping[str, Float[np.ndarray, "N D"]], settings: ClusterSettings) -> pd.DataFrame:
+def _routing(
+    vectors: Mapping[str, Float[np.ndarray, "N D"]], groups: list[str], settings: ClusterSettings
+) -> pd.DataFrame:
     """How alike items are routed, against how alike each representation is."""
     rows = []
     for name in REPRESENTATIONS:
         r, permuted = similarity_correlation(
-            vectors[name], vectors["routing"], permutations=settings.shuffles, seed=settings.seed
+            vectors[name], vectors["routing"], groups=groups, permutations=settings.shuffles, seed=settings.seed
         )
         drawn = random_routers(vectors[name], vectors["routing"], seed=settings.seed) if name == "context" else None
         rows.append(
@@ -252,10 +254,11 @@ def _sentences(
         )
     first = tables["routing"].set_index("representation")
     own, text = first.loc["context"], first.loc["text"]
+    drawn = np.isfinite(own["random_routers"])  # not for sparse routing
     lines.append(
         f"Items with like contexts are routed alike: r = {own['r']:.2f} ({own['low']:.2f} to {own['high']:.2f}); "
-        f"random routers of the same contexts give {own['random_routers']:.2f}; with the text embedding r = "
-        f"{text['r']:.2f}."
+        + (f"random routers of the same contexts give {own['random_routers']:.2f}; " if drawn else "")
+        + f"with the text embedding r = {text['r']:.2f}."
     )
     spread = routing.std(0)
     lines.append(

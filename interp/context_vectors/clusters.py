@@ -147,6 +147,8 @@ def jackknife(value: float, without: Float[np.ndarray, " parts"], *, least: floa
     from scipy.stats import t
 
     count = len(without)
+    if not np.isfinite([value, *without]).all():
+        return Interval(value, float("nan"), float("nan"))
     half = t.ppf(0.975, count - 1) * np.sqrt((count - 1) / count * np.sum((without - without.mean()) ** 2))
     return Interval(value, float(max(least, value - half)), float(min(1.0, value + half)))
 
@@ -160,9 +162,20 @@ def principal_plane(vectors: Float[np.ndarray, "N D"]) -> tuple[Float[np.ndarray
 
 
 def similarity_correlation(
-    one: Float[np.ndarray, "N D"], other: Float[np.ndarray, "N E"], *, permutations: int = 199, seed: int = 0
+    one: Float[np.ndarray, "N D"],
+    other: Float[np.ndarray, "N E"],
+    *,
+    groups: Sequence[str] | None = None,
+    permutations: int = 199,
+    seed: int = 0,
 ) -> tuple[Interval, float]:
     """Correlation over pairs of items of the cosines in two representations, both without their mean.
+
+    Args:
+        one, other: N vectors of each.
+        groups: the item of each vector, where items are there equally often; whole items are left out and permuted.
+        permutations: of items.
+        seed: of the parts of the jackknife and of permutations.
 
     Returns:
         Pearson's r with its jackknife interval over tenths of the items; and the 95th percentile of r over permuted
@@ -170,7 +183,9 @@ def similarity_correlation(
     """
     first, second = centred_cosines(one), centred_cosines(other)
     rows, columns = np.triu_indices(len(first), 1)
-    parts = tenths(len(first), seed)
+    items = np.arange(len(first)) if groups is None else np.unique(list(groups), return_inverse=True)[1]
+    of_item = np.stack([np.flatnonzero(items == item) for item in range(items.max() + 1)])
+    parts = tenths(len(of_item), seed)[items]
     without = []
     for part in np.unique(parts):
         kept = (parts[rows] != part) & (parts[columns] != part)
@@ -178,7 +193,8 @@ def similarity_correlation(
     rng = np.random.default_rng(seed)
     null = []
     for _ in range(permutations):
-        order = rng.permutation(len(first))
+        order = np.empty(len(first), dtype=int)
+        order[of_item] = of_item[rng.permutation(len(of_item))]
         null.append(pearson(first[rows, columns], second[order[rows], order[columns]]))
     value = jackknife(pearson(first[rows, columns], second[rows, columns]), np.array(without))
     return value, float(np.quantile(null, 0.95))
@@ -191,10 +207,13 @@ def random_routers(
 
     Args:
         contexts: what routers read.
-        routing: softmax weights of the real router.
+        routing: softmax weights of the real router. Those of sparse routing are no softmax: their zeros say nothing of
+            the logits, and NaN is returned.
         routers: how many are drawn.
         seed: of the draws.
     """
+    if (np.asarray(routing) == 0).any():
+        return np.full(routers, np.nan)
     logits = np.log(np.clip(np.asarray(routing, dtype=np.float64), 1e-12, None))
     logits = logits - logits.mean(1, keepdims=True)
     given = np.asarray(contexts, dtype=np.float64)

@@ -164,7 +164,7 @@ class CompareSettings:
     seed: int = 1000
 
     def __post_init__(self) -> None:
-        if len(set(self.tasks)) < max(3, len(self.tasks)):
+        if len(set(self.names)) < max(3, len(self.tasks)):
             raise CrosstaskError(f"tasks {', '.join(self.tasks) or '(none)'}: expected three or more, each once")
         if self.contexts < 2 or self.contexts % 2 or self.items < 1:
             raise CrosstaskError(
@@ -306,9 +306,9 @@ def differences(rows: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
         seed: of the bootstrap.
 
     Returns:
-        Rows of measure, targets ("own", "others"), pairs, covft, other (means), difference, low, high (bootstrap over
-        trained tasks and targets, :func:`interp.statistics.bootstrap_two_way`, or over trained tasks where they are the
-        targets; NaN of a single one), and scale: the standard deviation of the differences.
+        Rows of measure, targets ("own", "others"), pairs, covft, other (means over cells), difference, low, high
+        (bootstrap over trained tasks and targets, :func:`interp.statistics.bootstrap_two_way`, or over trained tasks
+        where they are the targets; NaN of a single one), and scale: the standard deviation of the differences.
     """
     ours, others = (rows[(rows["strategy"] == COVFT) == is_ours] for is_ours in (True, False))
     both = ours.merge(others, on=["source", "seed", "target", "measure"], suffixes=("", "_other"))
@@ -324,11 +324,12 @@ def differences(rows: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
             mean = bootstrap_mean(values, groups=sources, seed=seed)
         else:
             mean = bootstrap_two_way(values, rows=sources, columns=held, seed=seed)
+        cells = part.groupby(["source", "target"], sort=False)[["value", "value_other"]].mean().mean()
         single = len(set(held)) < 2
         scale = float(part["difference"].std(ddof=1)) if len(part) > 1 else float("nan")
         found.append(
             (
-                measure, targets, len(part), part["value"].mean(), part["value_other"].mean(), mean.value,
+                measure, targets, len(part), cells["value"], cells["value_other"], mean.value,
                 np.nan if single else mean.low, np.nan if single else mean.high, scale if scale > 0 else np.nan,
             )
         )  # fmt: skip

@@ -22,6 +22,7 @@ from interp.tasks.perception.datasets import test_data
 from interp.tasks.perception.items import PerceptionItem
 from interp.tasks.perception.wording import Wording
 from interp.tuning.matrix.plan import plain
+from interp.tuning.run import RECORD
 
 Unit: TypeAlias = tuple[Any, ...]
 
@@ -92,6 +93,24 @@ def adapter_fingerprint(folder: Path) -> str:
     if not files:
         raise CrosstaskError(f"folder {str(folder)!r} holds no weights of an adapter; expected *.safetensors")
     return " ".join(sha256_of(path) for path in files)
+
+
+def check_seed(folder: Path, seed: int) -> None:
+    """Hold items to others than an adapter was trained on: both are drawn by a seed.
+
+    Raises:
+        CrosstaskError: the adapter's record has the same one.
+    """
+    try:
+        config = json.loads((folder / RECORD).read_text(encoding="utf-8"))["config"]
+        drawn = config["seed"] if config.get("data_seed") is None else config["data_seed"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # of another tool, whose items are none of ours
+    if drawn == seed:
+        raise CrosstaskError(
+            f"seed {seed} is the one that the examples of {str(folder)!r} were drawn with; expected another, so that "
+            "vectors are of items that no training has seen"
+        )
 
 
 def results_folder(experiment: str, model: str, config: Mapping[str, Any]) -> Path:

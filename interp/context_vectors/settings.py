@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from interp.context_vectors.clusters import TENTHS
 from interp.context_vectors.reading import NEUTRAL
 from interp.errors import CrosstaskError
 from interp.models.base import Model
@@ -64,8 +65,13 @@ class ClusterSettings:
                 f"wordings {', '.join(self.wordings) or '(none)'}: expected {' or '.join(WORDINGS)}, or both"
             )
         count = self.items * len(self.asked) * len(self.wordings)
-        if not 2 <= self.clusters < count:
-            raise CrosstaskError(f"{self.clusters} clusters of {count} items; expected 2 or more, and fewer than items")
+        items = self.items * len(self.asked)
+        left = count - len(self.wordings) * -(-items // min(TENTHS, items))
+        if not 2 <= self.clusters < left:
+            raise CrosstaskError(
+                f"{self.clusters} clusters of {count} items, of which the jackknife leaves {left}; expected 2 or more, "
+                "and fewer than those"
+            )
 
     @property
     def asked(self) -> tuple[str, ...]:

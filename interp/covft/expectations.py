@@ -152,17 +152,18 @@ def answer(interval: Interval | None, *, repeats: int) -> Answer:
     return "not held" if interval.high < 0 else "not decidable"
 
 
-def answered(results: Results, requests: Sequence[Request], overhead: pd.DataFrame | None = None) -> pd.DataFrame:
+def answered(results: Results, requests: Sequence[Request]) -> pd.DataFrame:
     """One row for each expectation of the tables that were asked for.
 
     Args:
-        results: what is finished.
+        results: what is finished; of table E what was measured in its folder.
         requests: what was asked for.
-        overhead: the measurements of table E.
 
     Returns:
         The table with `COLUMNS`.
     """
+    from interp.covft.overhead import read
+
     rows = []
     for plan, seeds in merged(requests):
         widest = max((cell.mixture for cell in plan.cells), key=len)
@@ -170,7 +171,7 @@ def answered(results: Results, requests: Sequence[Request], overhead: pd.DataFra
             if expectation.table != plan.table:
                 continue
             if expectation.table == "E":
-                interval, repeats = _relative(overhead, expectation)
+                interval, repeats = _relative(read(results.root, plan), expectation)
             else:
                 interval, repeats = contrast(results, plan, seeds, expectation.terms)
             low, high = (interval.low, interval.high) if interval is not None else (None, None)
@@ -217,6 +218,8 @@ def _outcome(results: Results, plan: Plan, seeds: Sequence[int], term: Term) -> 
     every = groups(plan)
     if term.at == "least" and len(every) < 2:
         return (), None
+    if term.at == "most" and plan.table == "G" and next(iter(every))[1] < 1:
+        return (), None  # the claim is of all data
     group = list(every)[0 if term.at == "most" else -1]
     for cell in every[group]:
         if cell.arm.name == term.arm or fnmatchcase(cell.arm.name, term.arm):
@@ -244,10 +247,10 @@ def _crossed(
     return bootstrap_crossed(values, tasks=tasks, items=items, seeds=drawn)
 
 
-def _relative(overhead: pd.DataFrame | None, expectation: Expectation) -> tuple[Interval | None, int]:
+def _relative(overhead: pd.DataFrame, expectation: Expectation) -> tuple[Interval | None, int]:
     """How much more one arm costs than another, as a share, over repeats."""
     one, other = (term.arm for term in expectation.terms)
-    if overhead is None or not {one, other} <= set(overhead["arm"]):
+    if not {one, other} <= set(overhead["arm"]):
         return None, 0
     column = overhead.set_index(["arm", "repeat"])[expectation.measure]
     ratios = (column[one] / column[other] - 1).dropna()

@@ -13,14 +13,13 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -30,6 +29,7 @@ from interp.covft.work import StudyWork
 from interp.errors import CrosstaskError
 from interp.memory import peak_memory
 from interp.runs import Run, read_journal
+from interp.tuning.dataset import as_example
 from interp.tuning.evaluation.evaluate import evaluate
 from interp.tuning.matrix.work import scoring_options, target_items
 from interp.tuning.run import TunedRun, finetune
@@ -47,22 +47,19 @@ class FlopMeter:
 
     Attributes:
         flops: for each pass.
-        pictures: for each pass: the first dimension of what it was given.
     """
 
     flops: list[int] = field(default_factory=list)
-    pictures: list[int] = field(default_factory=list)
 
-    @property
-    def per_picture(self) -> float:
-        """FLOPs of a picture.
+    def each(self, pictures: int) -> float:
+        """FLOPs of a picture, of so many that went through; a tower may be given tiles of them, or patches.
 
         Raises:
-            CrosstaskError: the module did not run.
+            CrosstaskError: the module did not run, or there was no picture.
         """
-        if not self.pictures:
+        if not self.flops or not pictures:
             raise CrosstaskError("the vision tower did not run while its operations were counted")
-        return sum(self.flops) / sum(self.pictures)
+        return sum(self.flops) / pictures
 
 
 @contextmanager
@@ -70,9 +67,7 @@ def counted(module: nn.Module) -> Iterator[FlopMeter]:
     """Count the FLOPs of a module's forward passes in the block."""
     meter, modes = FlopMeter(), []
 
-    def begin(_: nn.Module, given: tuple[Any, ...], named: Mapping[str, Any]) -> None:
-        first = next(value for value in (*given, *named.values()) if isinstance(value, torch.Tensor))
-        meter.pictures.append(len(first))
+    def begin(*_: Any) -> None:
         modes.append(FlopCounterMode(display=False))
         modes[-1].__enter__()
 
@@ -82,7 +77,7 @@ def counted(module: nn.Module) -> Iterator[FlopMeter]:
         meter.flops.append(mode.get_total_flops())
 
     handles = [
-        module.register_forward_pre_hook(begin, with_kwargs=True),
+        module.register_forward_pre_hook(begin),
         module.register_forward_hook(end, always_call=True),
     ]
     try:
@@ -189,7 +184,7 @@ def _measured(work: StudyWork, unit: Unit, steps: int) -> dict[str, Any]:
         "step_seconds": statistics.median(b - a for a, b in itertools.pairwise(moments)),
         "item_seconds": seconds,
         "peak_bytes": peak,
-        "tower_flops": meter.per_picture,
+        "tower_flops": meter.each(len(as_example(examples[0]).images)),
         "trained_parameters": runs[0].record["trained_parameters"],
         "steps": steps,
     }

@@ -109,7 +109,8 @@ def table(made: Sequence[Trial], *, seed: int = 0) -> pd.DataFrame:
     found = pd.DataFrame(rows, columns=list(COLUMNS))
     grid = sorted(set(found["learning_rate"]))
     for _, group in found.dropna(subset=["accuracy"]).groupby("strategy", sort=False):
-        best = group.sort_values(["accuracy", "learning_rate"], ascending=[False, True]).index[0]
+        alike = group.assign(accuracy=group["accuracy"].round(12))  # a mean over tasks may differ in its last digit
+        best = alike.sort_values(["accuracy", "learning_rate"], ascending=[False, True]).index[0]
         found.loc[best, "chosen"] = True
         found.loc[best, "at_edge"] = found.loc[best, "learning_rate"] in (grid[0], grid[-1])
     return found

@@ -105,6 +105,8 @@ class Results:
         for task in cell.mixture:
             found = [self.records(unit, task) for unit in units]
             names[task] = tuple(record.item for record in found[0])
+            for unit, records in zip(units, found, strict=True):
+                _hold_to_items(task, names[task], tuple(record.item for record in records), units[0].key, unit.key)
             scores[task] = np.array([[record.correct for record in records] for records in found]).T
         return Outcome(tuple(unit.seed for unit in units), names, scores)
 
@@ -116,6 +118,19 @@ class Results:
             return None
         names = {task: tuple(one.names[task]) for task, one in zip(mixture, done, strict=True)}
         return Outcome((), names, {task: one.scores[task] for task, one in zip(mixture, done, strict=True)})
+
+
+def _hold_to_items(task: str, ours: Sequence[str], theirs: Sequence[str], one: str, other: str) -> None:
+    """Answers are paired by item.
+
+    Raises:
+        CrosstaskError: there are other items, or in another order.
+    """
+    if tuple(ours) != tuple(theirs):
+        raise CrosstaskError(
+            f"{one!r} and {other!r} were tested on other items of {task!r} ({len(ours)} and {len(theirs)}), or in "
+            "another order; their difference would mean nothing"
+        )
 
 
 def merged(requests: Sequence[Request]) -> list[tuple[Plan, tuple[int, ...]]]:
@@ -226,6 +241,8 @@ def _arm(name: str, outcome: Outcome, frozen: Outcome | None) -> dict[str, Any]:
     n = sum(map(len, outcome.names.values()))
     row = {"arm": name, "seeds": len(outcome.seeds), "n": n, "accuracy": rate.value, "low": rate.low, "high": rate.high}
     if frozen is not None:
+        for task, names in outcome.names.items():
+            _hold_to_items(task, names, frozen.names[task], name, FROZEN)
         gained = {task: scores - frozen.under(seeds)[task] for task, scores in outcome.under(seeds).items()}
         over = bootstrap_crossed(np.concatenate([gained[task].ravel() for task in gained]), **flat)
         row |= {"over_frozen": over.value, "over_frozen_low": over.low, "over_frozen_high": over.high}
@@ -238,6 +255,8 @@ def _compared(name: str, outcome: Outcome, other: str, base: Outcome) -> list[di
     seeds = tuple(seed for seed in outcome.seeds if base.seeds == () or seed in base.seeds)
     if not seeds:
         return []
+    for task, names in outcome.names.items():
+        _hold_to_items(task, names, base.names[task], name, other)
     ours, theirs = outcome.under(seeds), base.under(seeds)
     rows = []
     for task, tasks in {MACRO: list(ours), **{task: [task] for task in ours}}.items():

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -14,9 +15,11 @@ from safetensors.torch import load_file
 
 from experiments import context_and_vectors
 from figures import context_and_vectors as figures
-from interp.context_vectors.compare import Trained
+from interp.context_vectors.compare import CompareSettings, Trained, differences
 from interp.context_vectors.kept import asked_items
+from interp.errors import CrosstaskError
 from interp.models.base import load_model
+from interp.statistics import bootstrap_mean, bootstrap_two_way
 from interp.tasks.perception.datasets import test_data as scored_data
 from interp.tuning.adapters import adapter_at_work, attached
 from interp.tuning.encoding import encode
@@ -224,3 +227,47 @@ def test_bad_input_is_one_sentence(
     arguments: list[object], more: list[object], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     refuses(context_and_vectors, [*arguments, "--out", tmp_path / "run", *more], said, capsys, tmp_path / "run")
+
+
+def test_seed_of_the_training_draws_no_items(
+    comparing: list[object], arguments: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for given in (arguments, comparing):
+        refuses(context_and_vectors, [*given, "--seed", 0, "--out", tmp_path / "run"], "seed 0 is the one that", capsys,
+                tmp_path / "run")  # fmt: skip
+
+
+def test_a_patch_of_the_own_vector_beyond_another_s_is_their_difference(compared: Path) -> None:
+    rows = pd.read_csv(compared / "compare_rows.csv").pivot_table("value", ["strategy", "target"], "measure")
+    expected = rows["patch_own"] - rows["patch_other"]
+    pd.testing.assert_series_equal(rows["patch_specific"], expected, check_names=False, atol=1e-12)
+
+
+def test_differences_resample_trained_tasks_and_targets() -> None:
+    rng = np.random.default_rng(0)
+    names = ["a", "b", "c", "d"]
+    rows = [
+        (strategy, source, seed, target, "pgf", rng.normal())
+        for source in names[:3]
+        for seed in (0, 1)
+        for target in names
+        for strategy in ("covft", "lora")
+    ]
+    rows[13] = (*rows[13][:5], np.nan)  # a cell with one seed alone
+    table = pd.DataFrame(rows, columns=["strategy", "source", "seed", "target", "measure", "value"])
+    found = differences(table, seed=1).set_index("targets")
+    wide = table.pivot_table("value", ["source", "target", "seed"], "strategy").dropna()
+    wide = (wide["covft"] - wide["lora"]).rename("value").reset_index()
+    own, others = wide[wide["source"] == wide["target"]], wide[wide["source"] != wide["target"]]
+    expected = bootstrap_mean(own["value"].to_numpy(), groups=own["source"].tolist(), seed=1)
+    assert found.loc["own", ["difference", "low", "high"]].tolist() == pytest.approx(list(expected))
+    expected = bootstrap_two_way(
+        others["value"].to_numpy(), rows=others["source"].tolist(), columns=others["target"].tolist(), seed=1
+    )
+    assert found.loc["others", ["difference", "low", "high"]].tolist() == pytest.approx(list(expected))
+    assert (found["covft"] - found["other"]).tolist() == pytest.approx(found["difference"].tolist())
+
+
+def test_a_task_in_two_forms_is_no_two_targets() -> None:
+    with pytest.raises(CrosstaskError, match="expected three or more, each once"):
+        CompareSettings("m", {}, ("relative_depth", "relative_depth/yes_no", "counting"))

@@ -136,6 +136,7 @@ def test_killed_run_continues_to_the_same_tables(finished: Path, arguments: list
         (["--pair", "counting", "RD", "--pair-seeds", 0, 0, 1], "pair seeds 0 0 1: expected each once"),
         (["--seed", -1], "seeds are 0 or more, not -1"),
         (["--draws", 0], "4 steps and 0 draws: expected at least 1"),
+        (["--seed", 0], "seed 0 draws the micro-batches and is one that trainings draw with"),
         (["--layers", 7], "layer 7 of the tower"),
     ],
 )

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from figures.covft_study import all_figures, lines
 from interp.covft import expectations, overhead, rates
 from interp.covft.arms import FULL, QUESTIONS, Cell, Plan, covft, lora, make_plan, plain_arm
 from interp.covft.cost import kind_of
+from interp.covft.counts import matched_arms
 from interp.covft.expectations import EXPECTATIONS, Term, answer, answered, contrast
 from interp.covft.options import StudyOptions
 from interp.covft.plan import Request, StudySettings, Unit, make_unit, make_units, read_requests, training_job
@@ -401,3 +403,89 @@ def test_experts_are_drawn_in_order_with_their_number() -> None:
     table = pd.DataFrame({"arm": arms, "types": 3, "accuracy": 0.5, "low": 0.4, "high": 0.6})
     _, labels = lines(table, along="types").axes[0].get_legend_handles_labels()
     assert labels == ["frozen", "covft num_experts=2 layers=all", "covft num_experts=4", "covft num_experts=8", FULL]
+
+
+def test_costs_answer_for_the_mixture_that_they_were_measured_on(tmp_path: Path) -> None:
+    asked = [plan("E", tasks=TASKS[:n], strategies=("covft", FULL)) for n in (2, 3)]
+    for one, times in zip(asked, (2.0, 0.5), strict=True):
+        with Run.open(overhead.folder_of(tmp_path, one), {}) as run:
+            for repeat in range(3):
+                slow = 1.0 + repeat  # the machine gets slower; both arms of a repeat do
+                run.record(("covft", repeat), {"step_seconds": times * slow})
+                run.record((FULL, repeat), {"step_seconds": slow})
+    found = answered(Results(tmp_path, SETTINGS), [Request(one, (0,)) for one in asked])
+    found = found[found["key"] == "E2"].set_index("mixture")
+    assert found["contrast"].to_dict() == pytest.approx({"VS-RD": 1.0, "VS-RD-CN": -0.5})
+    assert found["answer"].to_dict() == {"VS-RD": "held", "VS-RD-CN": "not held"}
+    assert (found["high"] - found["low"]).max() == pytest.approx(0.0)  # paired by repeat
+
+
+def test_costs_are_medians_over_repeats() -> None:
+    table = pd.DataFrame({"arm": ["covft"] * 3, "repeat": range(3), "step_seconds": [1.0, 2.0, 9.0]})
+    found = overhead.summary(table.reindex(columns=list(overhead.COLUMNS)))
+    assert found["step_seconds"].tolist() == [2.0]
+    assert found["repeats"].tolist() == [3]
+
+
+def test_flops_are_of_a_picture_however_a_tower_is_given_it() -> None:
+    layer = torch.nn.Linear(8, 4, bias=False)
+    with overhead.counted(layer) as meter:
+        layer(torch.ones(6, 8))  # six patches, or tiles, of two pictures
+    assert meter.each(2) == 6 * 8 * 4 * 2 / 2
+    with pytest.raises(CrosstaskError, match="did not run"):
+        overhead.FlopMeter().each(1)
+
+
+def test_what_is_claimed_of_all_data_is_not_answered_from_a_share_of_it(tmp_path: Path) -> None:
+    work = MadeUp({"covft": 0.9, FULL: 0.3})
+    results, requests = study(tmp_path, work, plan("G", fractions=(0.5, 0.25)))
+    found = answered(results, requests).set_index("key")["answer"]
+    assert found[["G1", "G3"]].tolist() == ["not measured", "not measured"]
+    assert found["G2"] == "held"
+
+
+@pytest.mark.parametrize("change", [lambda rows: rows[::-1], lambda rows: rows[:-1]])
+def test_arms_that_answered_other_items_are_refused(tmp_path: Path, change: Any) -> None:
+    study(tmp_path, MadeUp(), plan("A", strategies=("covft", FULL)))
+    results, requests = Results(tmp_path, SETTINGS), read_requests(tmp_path)
+    plain = results.records
+
+    def records(unit: Unit, task: str) -> list[Record]:
+        found = plain(unit, task)
+        return change(found) if (unit.cell.arm.name, unit.seed) == (FULL, 1) else found
+
+    results.records = records  # type: ignore[method-assign]
+    with pytest.raises(CrosstaskError, match="were tested on other items of 'visual_similarity'"):
+        make_tables(results, requests)
+
+
+def test_equal_means_take_the_lower_rate_though_rounding_tells_them_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = {1e-4: (10, 13, 29), 1e-3: (29, 10, 13), 1e-2: (1, 1, 1)}
+    monkeypatch.setattr(rates, "is_finished", lambda *_: True)
+    monkeypatch.setattr(
+        rates,
+        "read_records",
+        lambda root, unit, task: [
+            Record(f"{task}/{n}", "A", "A" if n < right[float(str(root.name))][TASKS.index(task)] else "B", 1.0)
+            for n in range(40)
+        ],
+    )
+    made = rates.trials(Path(), SETTINGS, [covft()], TASKS[:3], list(right), seed=0)
+    found = rates.table(made).set_index("learning_rate")
+    assert found["chosen"].to_dict() == {1e-4: True, 1e-3: False, 1e-2: False}
+    assert found.loc[1e-4, "at_edge"]
+
+
+@pytest.mark.parametrize(("full", "experts", "ranks"), [(900, 1, {8, 19}), (2500, 5, {19, 23}), (2040, 4, {19})])
+def test_matched_arms_are_the_nearest_by_count(full: int, experts: int, ranks: set[int]) -> None:
+    def count(arm: Any) -> int:
+        options = arm.training.get("options", {})
+        if arm.training["strategy"] == "covft":
+            return 440 + 380 * options.get("num_experts", 4) + 20
+        return full if arm.name == FULL else 30 + 102 * options["r"]
+
+    arms, counts = matched_arms(count)  # type: ignore[arg-type]
+    assert {arm.training["options"]["r"] for arm in arms if arm.name.startswith("vision_lora")} == ranks
+    numbers = [arm.training["options"].get("num_experts") for arm in arms if arm.name.startswith("covft")]
+    assert numbers == ([experts] if experts != 4 else [])
+    assert counts[FULL] == full

@@ -82,3 +82,39 @@ def test_one_task_alone_has_no_others() -> None:
     rows = gradients(0.3, 0.5)[:5]
     with pytest.raises(CrosstaskError, match="needs a second task"):
         aligned(rows @ rows.T, ["a"] * 5, "others")
+
+
+@pytest.mark.parametrize("tasks", ["bac", "cab", "abc"])
+def test_order_of_single_micro_batches_does_not_matter(tasks: str) -> None:
+    rows = np.random.default_rng(2).normal(size=(3, 8))
+    found = aligned(rows @ rows.T, list(tasks), "others").cosines
+    np.testing.assert_allclose(found, [cosine(row, rows.sum(0) - row) for row in rows])
+
+
+def test_chance_and_p_are_those_of_the_signs_that_are_drawn() -> None:
+    rows = gradients(0.3, 0.0)
+    n, draws = len(rows), 99
+    signs = np.random.default_rng([0, n]).choice([-1.0, 1.0], size=(draws, n))
+    null = []
+    for drawn in signs:
+        turned = rows * drawn[:, None]
+        null.append(np.mean([cosine(row, turned.sum(0) - row) for row in turned]))
+    found = aligned(rows @ rows.T, TASKS, "mean", draws=draws, seed=0)
+    assert found.chance == pytest.approx(np.mean(null))
+    assert found.chance_high == pytest.approx(np.quantile(null, 0.95))
+    assert found.std == pytest.approx(np.std(found.cosines, ddof=1))
+    assert found.p_value == (np.sum(np.array(null) >= found.mean.value) + 1) / (draws + 1)
+
+
+def test_within_and_mean_cosine_are_means_by_hand() -> None:
+    rows = gradients(0.5, 1.0) * np.random.default_rng(1).uniform(0.5, 2, (len(TASKS), 1))
+    gram, labels = rows @ rows.T, np.array(TASKS)
+    pairs = [
+        cosine(rows[i], rows[j])
+        for i in range(len(rows))
+        for j in range(len(rows))
+        if i != j and labels[i] == labels[j]
+    ]
+    assert within(gram, TASKS).cosine.value == pytest.approx(np.mean(pairs))
+    expected = cosine(rows[labels == "a"].sum(0), rows[labels == "b"].sum(0))
+    assert mean_cosine(gram, TASKS, "a", "b") == pytest.approx(expected)

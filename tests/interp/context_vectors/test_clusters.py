@@ -7,10 +7,12 @@ import warnings
 import numpy as np
 import pytest
 
+from interp.context_vectors import ClusterSettings, clusters
 from interp.context_vectors.clusters import (
     agreements,
     centred_cosines,
     cluster,
+    jackknife,
     principal_plane,
     random_routers,
     similarity_correlation,
@@ -98,3 +100,59 @@ def test_vectors_of_which_fewer_differ_have_fewer_clusters_without_a_warning() -
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(set(cluster(given, 4).labels.tolist())) == 2
+
+
+def test_items_that_are_there_twice_are_left_out_and_permuted_together() -> None:
+    one, other = vectors(apart=0.3), vectors(apart=0.3, seed=4)
+    groups = [f"{n:02}" for n in range(len(one))]
+    single, null = similarity_correlation(one, other, groups=groups, permutations=99)
+    plain, plain_null = similarity_correlation(one, other, permutations=99)
+    assert (single.value, null) == pytest.approx((plain.value, plain_null))
+    twice, again = (np.concatenate([given, given]) for given in (one, other))
+    known, known_null = similarity_correlation(twice, again, groups=groups * 2, permutations=99)
+    blind, blind_null = similarity_correlation(twice, again, permutations=99)
+    assert known.high - known.low > blind.high - blind.low
+    assert known_null > blind_null
+
+
+def test_jackknife_is_student_s_interval_of_the_values_without_each_part() -> None:
+    left = np.array([0.3, 0.5, 0.4, 0.6])
+    spread = np.sqrt(3 / 4 * np.sum((left - left.mean()) ** 2))
+    found = jackknife(0.45, left)
+    assert found.high - found.value == pytest.approx(min(0.55, 3.182446305284263 * spread))
+    assert found.low == pytest.approx(0.45 - 3.182446305284263 * spread)
+    assert np.isnan(jackknife(float("nan"), left)[1:]).all()
+    assert np.isnan(jackknife(0.3, np.array([0.1, np.nan]))[1:]).all()
+
+
+def test_null_of_similarity_moves_rows_and_columns_together() -> None:
+    one, other = vectors(apart=1.0)[::8], vectors(apart=1.0, seed=2)[::8]
+    first, second = centred_cosines(one), centred_cosines(other)
+    upper = np.triu_indices(len(one), 1)
+    rng, null = np.random.default_rng(7), []
+    for _ in range(29):
+        order = rng.permutation(len(one))
+        null.append(np.corrcoef(first[upper], second[np.ix_(order, order)][upper])[0, 1])
+    assert similarity_correlation(one, other, permutations=29, seed=7)[1] == pytest.approx(np.quantile(null, 0.95))
+
+
+def test_random_routers_spread_as_the_real_one_and_are_none_of_sparse_routing(monkeypatch: pytest.MonkeyPatch) -> None:
+    context = vectors(apart=1.0)
+    logits = 0.3 * context @ np.random.default_rng(2).normal(size=(12, 4))
+    weights = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    seen = []
+    plain = clusters.centred_cosines
+    monkeypatch.setattr(clusters, "centred_cosines", lambda given: (seen.append(given), plain(given))[1])
+    random_routers(context, weights, routers=5)
+    for drawn in seen[1:]:
+        spread = [(np.log(w) - np.log(w).mean(1, keepdims=True)).std(0).mean() for w in (drawn, weights)]
+        assert spread[0] == pytest.approx(spread[1], rel=0.3)
+    kept = np.where(weights >= np.sort(weights, 1)[:, 2:3], weights, 0)
+    assert np.isnan(random_routers(context, kept / kept.sum(1, keepdims=True), routers=3)).all()
+
+
+def test_clusters_leave_room_for_the_jackknife() -> None:
+    tasks = ("counting", "relative_depth", "jigsaw", "art_style", "visual_similarity", "spatial_relation")
+    with pytest.raises(CrosstaskError, match="11 clusters of 12 items, of which the jackknife leaves 10"):
+        ClusterSettings("m", "sha", tasks, items=2, clusters=11)
+    ClusterSettings("m", "sha", tasks, items=2, clusters=9)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
+from interp.context_vectors import cross
 from interp.context_vectors.cross import Split, cross_decode, decode, divided
-from interp.context_vectors.rsa import alike
+from interp.context_vectors.rsa import alike, task_distances
 from interp.errors import CrosstaskError
 
 TASKS = 8
@@ -107,3 +109,56 @@ def test_what_a_third_representation_explains_is_taken_out() -> None:
     assert found.rho.value > 0.3
     assert abs(found.partial) < found.rho.value - 0.15
     assert found.partial_p > 0.05
+
+
+@pytest.mark.parametrize("kind", ["all", "held_out", "within", "shuffled"])
+def test_probes_see_train_alone_and_maps_selection_alone(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    splits = made(shared=True)
+    learnt: dict[str, list[np.ndarray]] = {"probe": [], "map": []}
+
+    class SeenProbe(cross.Probe):
+        def __init__(self, vectors: np.ndarray, tasks: np.ndarray) -> None:
+            learnt["probe"].append(vectors)
+            super().__init__(vectors, tasks)
+
+    class SeenMap(cross.LinearMap):
+        def __init__(self, x: np.ndarray, y: np.ndarray) -> None:
+            learnt["map"].append(x)
+            super().__init__(x, y)
+
+    monkeypatch.setattr(cross, "Probe", SeenProbe)
+    monkeypatch.setattr(cross, "LinearMap", SeenMap)
+    accuracy(splits, kind)
+    train, selection = splits["train"].vectors["y"], splits["selection"].vectors["x"]
+    if kind == "within":
+        selection = selection - cross.task_means(selection, splits["selection"].tasks) + selection.mean(0)
+    for seen, whole in ((learnt["probe"], train), (learnt["map"], selection)):
+        assert seen
+        known = {row.tobytes() for row in whole}
+        assert all(row.tobytes() in known for part in seen for row in part)
+
+
+def test_alike_is_spearmans_correlation_with_the_share_of_permuted_tasks_beyond_it() -> None:
+    rng = np.random.default_rng(13)
+    one, other = rng.normal(size=(2, 6, 3))
+    given = (np.repeat(means, 4, axis=0) for means in (one, other))
+    found = alike(*given, np.repeat(np.arange(6), 4), permutations=99, resamples=5, seed=4)
+    upper = np.triu_indices(6, 1)
+    a, b = task_distances(one), task_distances(other)
+    expected = stats.spearmanr(a[upper].round(12), b[upper].round(12)).statistic
+    assert found.rho.value == pytest.approx(expected)
+    assert expected < -0.4  # two-sided
+    drawn, beyond = np.random.default_rng(4), 1
+    for _ in range(99):
+        order = drawn.permutation(6)
+        beyond += (
+            abs(stats.spearmanr(a[upper].round(12), b[np.ix_(order, order)][upper].round(12)).statistic)
+            >= abs(expected) - 1e-9
+        )
+    assert found.p == beyond / 100
+
+
+def test_halves_of_a_tasks_items_are_apart() -> None:
+    noise = np.random.default_rng(0).normal(size=(80, 5))  # no task differs; both have the noise of every item
+    found = alike(noise, noise, np.repeat(np.arange(8), 10), permutations=1, resamples=1)
+    assert abs(found.rho.value) < 0.5
