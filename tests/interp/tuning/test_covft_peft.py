@@ -22,6 +22,16 @@ from tests.tiny_families import VISION
 MIXTURES = ["vision_tower.encoder.layers.0.mlp", "vision_tower.encoder.layers.1.mlp"]
 
 
+CONTEXT = context_of(context_inputs(HashingEncoder(), [question for question, _ in ASKED], [0, 0, 1]))
+
+
+def asked(model: Model) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """A batch without labels, and the logits of the model as it is."""
+    bare = {name: t for name, t in batch(model, ASKED).items() if name != "labels"}
+    with torch.no_grad():
+        return bare, model.module(**bare).logits
+
+
 def answered(module: torch.nn.Module, found: CoVFT) -> torch.Tensor:
     inputs = batch(found.model, ASKED, reads=found)
     bare = {name: t for name, t in inputs.items() if name != "labels" and not name.startswith("context_")}
@@ -61,23 +71,20 @@ def test_tuner_is_saved_loaded_under_another_name_and_switched_off(tmp_path: Pat
     register_with_peft()
     options = CoVFTOptions(text="hashing", layers="all")
     model = tiny_llava()
-    inputs = batch(model, ASKED)
-    bare = {name: t for name, t in inputs.items() if name != "labels"}
-    context = context_of(context_inputs(HashingEncoder(), [question for question, _ in ASKED], [0, 0, 1]))
+    bare, before = asked(model)
     with torch.no_grad():
-        before = model.module(**bare).logits
         tuned = get_peft_model(model.module, covft_peft_config(model, options, text_width=32))
-        with tuned.base_model.slot.given(context):
+        with tuned.base_model.slot.given(CONTEXT):
             torch.testing.assert_close(tuned(**bare).logits, before)
         part_experts_of(tuned)
-        with tuned.base_model.slot.given(context):
+        with tuned.base_model.slot.given(CONTEXT):
             expected = tuned(**bare).logits
         assert not torch.allclose(expected, before)
         with tuned.disable_adapter():
             assert torch.equal(tuned(**bare).logits, before)
         tuned.save_pretrained(tmp_path, save_embedding_layers=False)
         loaded = PeftModel.from_pretrained(tiny_llava().module, tmp_path, adapter_name="other")
-        with loaded.base_model.slot.given(context):
+        with loaded.base_model.slot.given(CONTEXT):
             assert torch.equal(loaded(**bare).logits, expected)
 
 
@@ -89,9 +96,8 @@ def tuned(model: Model, **options: Any) -> torch.nn.Module:
 
 def test_tuner_comes_off_and_cannot_be_merged() -> None:
     model = tiny_llava()
-    bare = {name: t for name, t in batch(model, ASKED).items() if name != "labels"}
+    bare, before = asked(model)
     with torch.no_grad():
-        before = model.module(**bare).logits
         wrapped = tuned(model)
         part_experts_of(wrapped)
         with pytest.raises(CrosstaskError, match=r"cannot be merged into the tower; use unload\(\)"):
@@ -101,48 +107,40 @@ def test_tuner_comes_off_and_cannot_be_merged() -> None:
 
 def test_tuner_that_reads_no_question_needs_none() -> None:
     model = tiny_llava()
-    bare = {name: t for name, t in batch(model, ASKED).items() if name != "labels"}
+    bare, before = asked(model)
     with torch.no_grad():
-        before = model.module(**bare).logits
         torch.testing.assert_close(tuned(model, routing="uniform")(**bare).logits, before)
 
 
 def test_tuner_takes_its_width_from_the_blocks() -> None:
     model = VISION["qwen2_vl"]()  # whose tower calls the width of what it gives to the language model its own
-    inputs = batch(model, ASKED)
-    bare = {name: t for name, t in inputs.items() if name != "labels"}
-    context = context_of(context_inputs(HashingEncoder(), [question for question, _ in ASKED], [0, 0, 1]))
+    bare, before = asked(model)
     with torch.no_grad():
-        before = model.module(**bare).logits
         wrapped = tuned(model)
-        with wrapped.base_model.slot.given(context):
+        with wrapped.base_model.slot.given(CONTEXT):
             torch.testing.assert_close(wrapped(**bare).logits, before)
 
 
 def test_tuner_goes_on_again_after_it_came_off() -> None:
     model = tiny_llava()
-    bare = {name: t for name, t in batch(model, ASKED).items() if name != "labels"}
-    context = context_of(context_inputs(HashingEncoder(), [question for question, _ in ASKED], [0, 0, 1]))
+    bare, before = asked(model)
     with torch.no_grad():
-        before = model.module(**bare).logits
         tuned(model).unload()
         wrapped = tuned(model)
-        with wrapped.base_model.slot.given(context):
+        with wrapped.base_model.slot.given(CONTEXT):
             torch.testing.assert_close(wrapped(**bare).logits, before)
 
 
 def test_adapters_may_stand_in_different_blocks() -> None:
     model = tiny_llava()
-    bare = {name: t for name, t in batch(model, ASKED).items() if name != "labels"}
-    context = context_of(context_inputs(HashingEncoder(), [question for question, _ in ASKED], [0, 0, 1]))
+    bare, before = asked(model)
     register_with_peft()
     first, second = (covft_peft_config(model, CoVFTOptions(text="hashing", layers=n), text_width=32) for n in "01")
     with torch.no_grad():
-        before = model.module(**bare).logits
         wrapped = get_peft_model(model.module, first)
         wrapped.add_adapter("other", second)
         part_experts_of(wrapped)
-        with wrapped.base_model.slot.given(context):
+        with wrapped.base_model.slot.given(CONTEXT):
             one = wrapped(**bare).logits
             wrapped.set_adapter("other")
             assert torch.equal(wrapped(**bare).logits, before)
