@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -112,23 +113,19 @@ def test_tuner_that_reads_no_question_needs_none() -> None:
         torch.testing.assert_close(tuned(model, routing="uniform")(**bare).logits, before)
 
 
-def test_tuner_takes_its_width_from_the_blocks() -> None:
-    model = VISION["qwen2_vl"]()  # whose tower calls the width of what it gives to the language model its own
+@pytest.mark.parametrize(
+    ("make", "earlier"),
+    [(VISION["qwen2_vl"], 0), (tiny_llava, 1)],  # the first tower calls the width of what it gives on its own
+    ids=["width of the blocks", "on again after it came off"],
+)
+def test_tuner_begins_as_the_model(make: Callable[[], Model], earlier: int) -> None:
+    model = make()
     bare, before = asked(model)
-    with torch.no_grad():
-        wrapped = tuned(model)
-        with wrapped.base_model.slot.given(CONTEXT):
-            torch.testing.assert_close(wrapped(**bare).logits, before)
-
-
-def test_tuner_goes_on_again_after_it_came_off() -> None:
-    model = tiny_llava()
-    bare, before = asked(model)
-    with torch.no_grad():
+    for _ in range(earlier):
         tuned(model).unload()
-        wrapped = tuned(model)
-        with wrapped.base_model.slot.given(CONTEXT):
-            torch.testing.assert_close(wrapped(**bare).logits, before)
+    wrapped = tuned(model)
+    with torch.no_grad(), wrapped.base_model.slot.given(CONTEXT):
+        torch.testing.assert_close(wrapped(**bare).logits, before)
 
 
 def test_adapters_may_stand_in_different_blocks() -> None:
