@@ -58,7 +58,7 @@ def collect(work: ConflictWork) -> Found:
                 conflict.append(_conflict(work, gram, at | {"layer": layer}))
                 if layer == -1:
                     gradients += _gradients(work, gram, found, at)
-                    pairs += _pairs(work, gram, at)
+                    pairs += _pairs(work, weighed, at)
     tables = {
         "alignment": pd.DataFrame(alignment),
         "differences": differences(pd.DataFrame(gradients), reference=settings.arms[0].name),

@@ -20,7 +20,7 @@ from interp.covft.counts import matched_arms
 from interp.covft.expectations import EXPECTATIONS, Term, answer, answered, contrast
 from interp.covft.options import StudyOptions
 from interp.covft.plan import Request, StudySettings, Unit, make_unit, make_units, read_requests, training_job
-from interp.covft.tables import Results, make_tables
+from interp.covft.tables import Results, _corrected, make_tables
 from interp.covft.units import folder_of, is_finished, opened, perform, perform_all
 from interp.errors import CrosstaskError
 from interp.runs import Run
@@ -489,3 +489,26 @@ def test_matched_arms_are_the_nearest_by_count(full: int, experts: int, ranks: s
     numbers = [arm.training["options"].get("num_experts") for arm in arms if arm.name.startswith("covft")]
     assert numbers == ([experts] if experts != 4 else [])
     assert counts[FULL] == full
+
+
+def test_holm_is_over_all_mixtures_of_a_table_against_one_reference() -> None:
+    rows = [
+        ("H", m, "covft", r, "macro", p) for m, r, p in [("a", FULL, 0.01), ("b", FULL, 0.04), ("a", "frozen", 0.5)]
+    ]
+    table = pd.DataFrame(rows, columns=["table", "mixture", "arm", "reference", "task", "p_value"])
+    assert _corrected(table.assign(p_holm=np.nan))["p_holm"].tolist() == pytest.approx([0.02, 0.04, 0.5])
+
+
+def test_a_task_on_which_nothing_changed_is_not_above_the_frozen_model(tmp_path: Path) -> None:
+    results, requests = study(tmp_path, MadeUp({FULL: 0.9}), plan("A", strategies=("covft", FULL)), seeds=(0,))
+    arms = make_tables(results, requests)["arms"].set_index("arm")
+    assert arms["tasks_above_frozen"].dropna().to_dict() == {"covft": 0, FULL: 2}
+
+
+def test_arms_that_took_other_steps_are_refused(tmp_path: Path) -> None:
+    class Longer(MadeUp):
+        def train(self, unit: Unit, folder: Path) -> dict[str, Any]:
+            return super().train(unit, folder) | {"steps": 11 if unit.cell.arm.name == FULL else 10}
+
+    with pytest.raises(CrosstaskError, match="was trained on other examples or steps"):
+        make_tables(*study(tmp_path, Longer(), plan("A", strategies=("covft", FULL))))

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from interp.conflict.alignment import DEFINITIONS
 from interp.conflict.distance import distances
 from interp.conflict.gradients import Grams, gradient_grams
 from interp.conflict.places import chosen_layers, common_places
+from interp.conflict.tables import differences
 from interp.errors import CrosstaskError
 from interp.models.base import Model
 from interp.tuning.batch import collate
@@ -124,3 +127,34 @@ def test_uniform_experts_side_by_side_are_one_network_but_for_a_factor(model: Mo
     found, _ = gradient_grams(model, batches, common_places(model, (1,), ("ffn",)))
     chosen.detach()
     np.testing.assert_allclose(found["apart", 1], before["summed", 1] / 4, rtol=1e-6)
+
+
+def test_distances_have_the_lengths_of_both_displacements_and_add_up_over_layers() -> None:
+    rng = np.random.default_rng(0)
+    start, one, other = (
+        {layer: torch.from_numpy(scale * rng.normal(size=12)) for layer in (0, 1)} for scale in (1.0, 0.1, 0.4)
+    )
+    ends = {("a", 0): {n: start[n] + one[n] for n in start}, ("b", 0): {n: start[n] + other[n] for n in start}}
+    rows = {row["layer"]: row for row in distances(start, ends)}
+    for layer, parts in ((0, [0]), (1, [1]), (-1, [0, 1])):
+        begun, a, b = (torch.cat([given[n].flatten() for n in parts]) for given in (start, one, other))
+        expected = {
+            "distance": (a - b).norm() / begun.norm(),
+            "cosine": a @ b / a.norm() / b.norm(),
+            "norm_a": a.norm() / begun.norm(),
+            "norm_b": b.norm() / begun.norm(),
+        }
+        for name, value in expected.items():
+            assert rows[layer][name] == pytest.approx(float(value))
+        assert rows[layer]["kind"] == "tasks"
+
+
+def test_differences_are_from_the_summed_experts_of_the_reference() -> None:
+    columns = ["arm", "point", "experts", "micro_batch", *DEFINITIONS]
+    rows = [
+        ("covft", 0.0, "summed", n, 0.1, 0.1, 0.1) for n in range(3)
+    ] + [("covft", 0.0, "apart", n, 0.9, 0.9, 0.9) for n in range(3)]  # fmt: skip
+    rows += [("full", 0.0, "summed", n, 0.3, 0.3, 0.3) for n in range(3)]
+    found = differences(pd.DataFrame(rows, columns=columns), reference="covft")
+    values = found.groupby(["arm", "experts"])["difference"].mean().to_dict()
+    assert values == pytest.approx({("covft", "apart"): 0.8, ("full", "summed"): 0.2})

@@ -8,6 +8,7 @@ from scipy import stats
 
 from interp.context_vectors import cross
 from interp.context_vectors.cross import Split, cross_decode, decode, divided
+from interp.context_vectors.joint_work import cross_table
 from interp.context_vectors.rsa import alike, task_distances
 from interp.errors import CrosstaskError
 
@@ -162,3 +163,20 @@ def test_halves_of_a_tasks_items_are_apart() -> None:
     noise = np.random.default_rng(0).normal(size=(80, 5))  # no task differs; both have the noise of every item
     found = alike(noise, noise, np.repeat(np.arange(8), 10), permutations=1, resamples=1)
     assert abs(found.rho.value) < 0.5
+
+
+def test_what_is_beyond_the_text_is_beyond_the_text_in_the_same_place() -> None:
+    right = {
+        ("text", "delimiter/1"): [1, 0, 0, 0],
+        ("context/1", "delimiter/1"): [1, 1, 1, 0],
+        ("delimiter/1", "text"): [1, 1, 0, 0],
+        ("delimiter/1", "context/1"): [1, 1, 1, 1],
+    }
+    entries = [
+        {"source": source, "target": target, "map": "all", "right": found, "chance": 0.25}
+        for (source, target), found in right.items()
+    ]
+    table = cross_table(entries, seed=0).set_index(["source", "target"])["beyond_text"]
+    assert table.loc[("context/1", "delimiter/1")] == pytest.approx(0.5)
+    assert table.loc[("delimiter/1", "context/1")] == pytest.approx(0.5)
+    assert np.isnan(table.loc[("text", "delimiter/1")])
