@@ -19,14 +19,13 @@ from interp.context_vectors.clusters import (
     similarity_correlation,
 )
 from interp.context_vectors.kept import Kept, Unit, asked_items
-from interp.context_vectors.reading import context_strategy, layers_of, read_items
+from interp.context_vectors.reading import layers_of, read_items
 from interp.context_vectors.settings import ClusterSettings
 from interp.errors import CrosstaskError
 from interp.models.base import Model
 from interp.runs import Run
 from interp.tasks.perception.items import PerceptionItem
 from interp.tasks.perception.wording import Wording
-from interp.tuning.adapters import attached
 from interp.tuning.text_context import context_text
 
 REPRESENTATIONS = {
@@ -81,10 +80,9 @@ class ClusterWork(Kept):
 
     def perform(self, unit: Unit) -> None:
         """Read the items of a task."""
-        with attached(self.model, {"covft": self.folder}) as held, held.use("covft"):
-            self._chosen(list(context_strategy(self.model).mixtures))  # before anything is read
-        items = self.items(*unit[1:])
-        self.write(unit, read_items(self.model, items, self.folder, neutral=self.settings.neutral))
+        found = read_items(self.model, self.items(*unit[1:]), self.folder, neutral=self.settings.neutral)
+        self._chosen(layers_of(list(found)))  # before anything is kept
+        self.write(unit, found)
 
     def items(self, asked: str, wording: Wording = "brief") -> list[PerceptionItem]:
         """The items of a task and form; those of two wordings have the same names and pictures."""

@@ -90,9 +90,8 @@ def cluster(vectors: Float[np.ndarray, "N D"], k: int, *, seed: int = 0) -> Clus
     if not np.isfinite(given).all() or total <= 1e-12 * max(1.0, float(np.square(given).sum())):
         raise CrosstaskError("the vectors are all alike, or not finite, so they have no clusters")
     with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", ConvergenceWarning
-        )  # fewer clusters where fewer vectors differ, as the labels say
+        # Where fewer vectors differ there are fewer clusters, as the labels say.
+        warnings.simplefilter("ignore", ConvergenceWarning)
         fitted = KMeans(k, n_init=10, random_state=seed).fit(given)
     apart = np.linalg.norm(given - fitted.cluster_centers_[fitted.labels_], axis=1)
     return Clustered(fitted.labels_, fitted.cluster_centers_, apart, float(fitted.inertia_) / total)

@@ -154,7 +154,7 @@ def test_bad_input_is_one_sentence(
     refuses(context_clusters, [*arguments, "--out", tmp_path / "run", *more], said, capsys, tmp_path / "run")
 
 
-def test_layer_without_contexts_is_refused_before_anything_is_read_and_leaves_the_folder_free(
+def test_layer_without_contexts_is_refused_before_anything_is_kept_and_leaves_the_folder_free(
     arguments: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
