@@ -15,21 +15,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from figures.context_clusters import REPRESENTATIONS
+
 MAPS = {
     "all": "map of all tasks",
     "held_out": "map of other tasks",
     "within": "map of items of a task",
     "shuffled": "map of no pairs",
 }
-SIDES = {
-    "context": "context",
-    "text": "text embedding",
-    "neutral": "context of the picture alone",
-    "blank": "context of the question alone",
-    "features": "mean feature",
-    "frozen": "mean feature, frozen tower",
-}
-"""Of the tower, as the experiment's page defines them."""
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#444444")
 _GRID: dict[str, Any] = {"color": "#E2E2E2", "linewidth": 0.6}
 
@@ -157,7 +150,7 @@ def compare(table: pd.DataFrame) -> Figure:
 def _side(name: str) -> str:
     """A representation of the tower's side, such as "context/2", in words."""
     kind, _, block = name.partition("/")
-    return SIDES.get(kind, kind) + (f", block {block}" if block else "")
+    return REPRESENTATIONS.get(kind, kind) + (f", block {block}" if block else "")
 
 
 def _size(difference: float) -> str:

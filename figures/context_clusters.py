@@ -18,10 +18,10 @@ from matplotlib.figure import Figure
 REPRESENTATIONS = {
     "context": "context",
     "text": "text embedding",
-    "neutral": "context, one question for all",
-    "blank": "context, grey pictures",
+    "neutral": "context of the picture alone",
+    "blank": "context of the question alone",
     "features": "mean feature",
-    "frozen": "mean feature, frozen",
+    "frozen": "mean feature, frozen tower",
 }
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 COLUMN, WORDS = 2.4, 0.85
