@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from interp.context_vectors import cross
+from interp.context_vectors import cross, joint_work
 from interp.context_vectors.cross import Split, cross_decode, decode, divided
 from interp.context_vectors.joint_work import cross_table
 from interp.context_vectors.rsa import alike, task_distances
@@ -180,3 +182,18 @@ def test_what_is_beyond_the_text_is_beyond_the_text_in_the_same_place() -> None:
     assert table.loc[("context/1", "delimiter/1")] == pytest.approx(0.5)
     assert table.loc[("delimiter/1", "context/1")] == pytest.approx(0.5)
     assert np.isnan(table.loc[("text", "delimiter/1")])
+
+
+def test_block_is_chosen_on_the_selection_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joint_work, "_sentences", lambda *_: [])
+    payload = {
+        "direct": {
+            "delimiter/0": {"selection": [1, 1, 0, 0], "test": [1, 1, 1, 1]},
+            "delimiter/1": {"selection": [1, 1, 1, 0], "test": [0, 0, 0, 1]},
+        },
+        "cross": [{"source": "text", "target": "delimiter/0", "map": "all", "right": [1, 0], "chance": 0.5}],
+        "rows": [],
+    }
+    settings = SimpleNamespace(names=("a", "b"), seed=0, layers=(0, 1))
+    work = SimpleNamespace(payload=lambda _: payload, settings=settings, tower_layers=[2])
+    assert joint_work.collect(work).layer == 1  # type: ignore[arg-type]
